@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET, binary};
 use crate::harness::http::Request;
+use crate::harness::metrics;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
+use crate::versions::run;
 
 /// What the processes of a cluster share.
 pub struct Cluster {
@@ -71,11 +74,20 @@ impl Cluster {
 
     /// How a control plane of it is started.
     pub fn control_start(&self) -> Start {
+        self.control_start_at(&self.link)
+    }
+
+    /// How another one is started, which takes records elsewhere.
+    pub fn further_control_start(&self) -> Start {
+        self.control_start_at(&address::reserved().to_string())
+    }
+
+    /// How a control plane is started that takes records there.
+    pub fn control_start_at(&self, link: &str) -> Start {
         let config = format!(
-            "{}listen = {:?}\n[keys]\npublic_file = {:?}\n\
+            "{}listen = {link:?}\n[keys]\npublic_file = {:?}\n\
              [gateway]\npublic_url = \"http://gw.example\"\n",
             self.config("127.0.0.1"),
-            self.link,
             self.file("control.json"),
         );
         Start {
@@ -83,6 +95,14 @@ impl Cluster {
             config,
             ..Start::default()
         }
+    }
+
+    /// A control plane that begins where an earlier one has made the operator's token; its folder
+    /// may be another one.
+    pub fn control_again(&self, folder: impl Into<Arc<TempDir>>, token: &str) -> Gateway {
+        let mut control = Gateway::inside(folder, &self.control_start());
+        control.token = token.to_owned();
+        control
     }
 
     pub fn node(&self, name: &str, certified: &str) -> Gateway {
@@ -104,6 +124,14 @@ impl Cluster {
             ..Start::default()
         }
     }
+}
+
+/// Gives a node a listener for its operator; where that will be.
+pub fn watched(start: &mut Start) -> String {
+    let admin = address::reserved().to_string();
+    let setting = format!("[admin]\nlisten = {admin:?}\n");
+    start.config.push_str(&setting);
+    format!("http://{admin}")
 }
 
 /// Makes certificates.
@@ -128,6 +156,37 @@ pub fn wait_known<'n>(control: &Gateway, nodes: impl IntoIterator<Item = &'n Gat
     for node in nodes {
         wait_status(node, &proxy, "GET", 200);
     }
+}
+
+/// What a node cannot serve, as a control plane lists it; `None` when the node is not listed.
+fn faults(control: &Gateway, node: &str) -> Option<Vec<Value>> {
+    let nodes = control.operator("/nodes").json();
+    let node = nodes["items"]
+        .as_array()?
+        .iter()
+        .find(|found| found["name"] == node);
+    node?["faults"].as_array().cloned()
+}
+
+/// Waits until a node is listed with so many faults or more of a code; gives all that it has.
+pub fn wait_faults(control: &Gateway, node: &str, code: &str, count: usize) -> Vec<Value> {
+    wait_for(&format!("{code} of {node}"), || {
+        let faults = faults(control, node)?;
+        let found = faults.iter().filter(|fault| fault["code"] == code).count();
+        (found >= count).then_some(faults)
+    })
+}
+
+/// Waits until a node is listed without a fault.
+pub fn wait_sound(control: &Gateway, node: &str) {
+    wait_for(&format!("{node} without a fault"), || {
+        faults(control, node)?.is_empty().then_some(())
+    });
+}
+
+/// Runs `requestrocket recover`; gives whether it succeeded, and what it said.
+pub fn recover(control: &Gateway, arguments: &[&str]) -> (bool, String) {
+    run(control, &[&["recover"], arguments].concat())
 }
 
 #[test]
@@ -289,11 +348,8 @@ fn nodes_go_on_without_control_and_without_etcd() {
 fn records_wait_on_disk_for_a_control_plane_also_over_the_nodes_end() {
     let cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let admin = address::reserved().to_string();
     let mut start = cluster.node_start("gw-1", "gw-1");
-    start
-        .config
-        .push_str(&format!("[admin]\nlisten = {admin:?}\n"));
+    let admin = watched(&mut start);
     let node = Gateway::with(start.clone());
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
@@ -315,27 +371,21 @@ fn records_wait_on_disk_for_a_control_plane_also_over_the_nodes_end() {
             );
         }
     };
-    let spooled = |count: u64| {
+    let spooled = |count: f64| {
         wait_for("records on disk", || {
-            let metrics = Request::new("GET", "/metrics")
-                .send(&format!("http://{admin}"))
-                .text();
-            let line = metrics
-                .lines()
-                .find(|l| l.starts_with("requestrocket_records_spooled "));
-            let found = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            let found = metrics::at(&admin, "requestrocket_records_spooled");
             found.filter(|found| *found >= count)
         })
     };
     call(&node, 20);
-    spooled(20);
+    spooled(20.0);
     // Asked to end, with records that are in memory only.
     call(&node, 5);
     let (status, inside) = node.stop();
     assert_eq!(status.code(), Some(0));
     let node = Gateway::inside(inside, &start);
     call(&node, 20);
-    spooled(45);
+    spooled(45.0);
     let node = Gateway::inside(node.kill(), &start);
     let control = Gateway::inside(folder, &cluster.control_start());
     for id in &made {

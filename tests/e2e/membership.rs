@@ -5,11 +5,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, wait_status};
+use crate::cluster::{Cluster, wait_status, watched};
 use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start};
-use crate::harness::http::{Connection, Request};
+use crate::harness::http::Connection;
+use crate::harness::metrics;
 use crate::harness::upstream::{After, Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -103,43 +104,27 @@ fn the_entry_of_a_killed_node_goes_with_its_lease() {
     assert_eq!(second.stop().0.code(), Some(0));
 }
 
-fn metrics(admin: &str) -> String {
-    Request::new("GET", "/metrics")
-        .send(&format!("http://{admin}"))
-        .text()
-}
-
-/// The value of a series without labels.
-fn value(metrics: &str, name: &str) -> Option<f64> {
-    let mut lines = metrics.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value?.trim().parse().ok()
-}
-
 /// A copy that nobody has proven for longer than `store.kept_max_s` might name keys that are over.
 #[test]
 fn a_node_without_etcd_shows_it_and_does_not_start_from_a_copy_that_is_too_old() {
     let mut cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let admin = address::reserved().to_string();
     let mut start = cluster.node_start("gw-1", "gw-1");
-    start
-        .config
-        .push_str(&format!("[admin]\nlisten = {admin:?}\n"));
+    let admin = watched(&mut start);
     let node = Gateway::with(start.clone());
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);
     let reachable = "requestrocket_store_reachable";
-    assert_eq!(value(&metrics(&admin), reachable), Some(1.0));
+    assert_eq!(metrics::at(&admin, reachable), Some(1.0));
     cluster.etcd[0].kill();
     wait_for("a metric that says so", || {
-        (value(&metrics(&admin), reachable) == Some(0.0)).then_some(())
+        (metrics::at(&admin, reachable) == Some(0.0)).then_some(())
     });
     let age = "requestrocket_facts_age_seconds";
     wait_for(
         "facts that are older than the copy will be allowed to be",
-        || value(&metrics(&admin), age).filter(|age| *age > 3.0),
+        || metrics::at(&admin, age).filter(|age| *age > 3.0),
     );
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
     let (status, folder) = node.stop();
@@ -180,10 +165,8 @@ fn processes_start_with_one_healthy_member_of_etcd_that_they_can_reach() {
     dead(&mut start);
     let node = Gateway::with(start);
     wait_status(&node, &proxy, "GET", 200);
-    let mut start = cluster.control_start();
+    let mut start = cluster.further_control_start();
     dead(&mut start);
-    let other = address::reserved().to_string();
-    start.config = start.config.replace(&cluster.link, &other);
     let second = Gateway::with(start);
     let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
     let change = json!({"active": false});

@@ -9,12 +9,13 @@ use proto::store::Op;
 use proto::tree::{Delta, EVERYWHERE, Hash, Head, SYSTEM_ORG, VersionRecord};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, wait_status};
-use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::cluster::{Cluster, recover, wait_faults, wait_sound, wait_status};
+use crate::harness::etcd::EtcdServer;
+use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
-use crate::tokens::Node;
+use crate::tokens::{Node, linked};
 
 /// Direct access to a cluster's etcd, below everything that checks.
 struct Raw {
@@ -107,12 +108,14 @@ fn edited(content: &[u8], edit: impl Fn(&mut Value)) -> Vec<u8> {
     text.lines().map(line).collect::<String>().into_bytes()
 }
 
+/// The nodes of [`linked`].
+const NAMES: [&str; 3] = ["gw-1", "gw-2", "gw-3"];
+
 #[test]
 fn poison_is_quarantined_and_the_rest_applies() {
-    let cluster = Cluster::new();
+    let cluster = Cluster::of(EtcdServer::start_cluster(3));
     let control = Gateway::with(cluster.control_start());
-    let of_node = Node::start(&cluster, "gw-1");
-    let node = &of_node.gateway;
+    let nodes = linked(&cluster);
     let upstream = Upstream::json("{}");
     let (one, two) = (
         control.proxy(&upstream.url()),
@@ -120,34 +123,36 @@ fn poison_is_quarantined_and_the_rest_applies() {
     );
     let rule = json!({"effect": "deny", "methods": ["DELETE"], "path": {"pattern": "^/x"}});
     control.create(&format!("/proxies/{}/rules", one.id), rule);
-    wait_status(node, &two, "GET", 200);
-    let denied = || one.request("DELETE", "/x").send(&node.url).status();
-    wait_for("the rule", || (denied() == 400).then_some(()));
+    let each = || nodes.iter().map(|node| &node.gateway);
+    let denied = |node: &Gateway| one.request("DELETE", "/x").send(&node.url).status();
+    for node in each() {
+        wait_status(node, &two, "GET", 200);
+        wait_for("the rule", || (denied(node) == 400).then_some(()));
+    }
     let org = control.control_call("GET", "/api/v1/orgs/default", Some(&control.token), None);
     let raw = Raw::new(&cluster, org.json()["id"].as_str().expect("an id"));
     let good = raw.leaves();
 
-    let listed = |what: &str| {
-        wait_for(what, || {
-            let nodes = control.operator("/nodes").json();
-            let faults = nodes["items"][0]["faults"].as_array()?.clone();
-            faults
-                .iter()
-                .any(|fault| fault["code"] == what)
-                .then_some(faults)
-        })
-    };
+    let listed = |code: &str| NAMES.map(|name| wait_faults(&control, name, code, 1));
     let sound = || {
-        wait_for("no fault", || {
-            let nodes = control.operator("/nodes").json();
-            (nodes["items"][0]["faults"].as_array()?.is_empty()).then_some(())
-        });
+        for name in NAMES {
+            wait_sound(&control, name);
+        }
     };
     let serves = |status: u16| {
-        let answer = one.request("GET", "/").send(&node.url);
-        assert_eq!(answer.status(), 200, "{}", answer.text());
-        assert_eq!(denied(), 400, "the old form of the rule holds");
-        wait_status(node, &two, "GET", status);
+        for node in each() {
+            let answer = one.request("GET", "/").send(&node.url);
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+            assert_eq!(denied(node), 400, "the old form of the rule holds");
+            wait_status(node, &two, "GET", status);
+        }
+    };
+    let back = |good: &BTreeMap<String, Vec<u8>>| {
+        raw.publish(good, &[]);
+        for node in each() {
+            wait_status(node, &two, "GET", 200);
+        }
+        sound();
     };
     let version = |edit: &dyn Fn(&mut Value)| -> BTreeMap<String, Vec<u8>> {
         let edited = good
@@ -171,15 +176,14 @@ fn poison_is_quarantined_and_the_rest_applies() {
         }
     });
     raw.publish(&broken, &[]);
-    let faults = listed("object-unusable");
-    assert_eq!(faults[0]["object"], one.id.as_str(), "{faults:?}");
+    for faults in listed("object-unusable") {
+        assert_eq!(faults[0]["object"], one.id.as_str(), "{faults:?}");
+    }
     serves(403);
-    let unusable = || of_node.metric("requestrocket_config_faults");
-    assert_eq!(unusable(), 1);
-    raw.publish(&good, &[]);
-    wait_status(node, &two, "GET", 200);
-    sound();
-    assert_eq!(unusable(), 0);
+    let unusable = |node: &Node| node.metric("requestrocket_config_faults");
+    assert_eq!(nodes.iter().map(unusable).collect::<Vec<_>>(), [1, 1, 1]);
+    back(&good);
+    assert_eq!(nodes.iter().map(unusable).collect::<Vec<_>>(), [0, 0, 0]);
 
     // A line that is no object, and one that does not even tell its id.
     for garbage in ["\"id\":\"", "{\"id\":"] {
@@ -200,9 +204,7 @@ fn poison_is_quarantined_and_the_rest_applies() {
         raw.publish(&broken.collect(), &[]);
         listed("object-unreadable");
         serves(403);
-        raw.publish(&good, &[]);
-        wait_status(node, &two, "GET", 200);
-        sound();
+        back(&good);
     }
 
     // A leaf that is not there, then one with other content than its name says.
@@ -260,8 +262,8 @@ fn poison_is_quarantined_and_the_rest_applies() {
             _ => drop(raw.publish(&unknown, &[])),
         }
         listed(code);
-        let recovered = control.command(&["recover", "--from-node", "gw-1"]);
-        assert!(recovered.status.success(), "{code}: {recovered:?}");
+        let (good, said) = recover(&control, &["--from-node", "gw-1"]);
+        assert!(good, "{code}: {said}");
         sound();
         serves(200);
         let renamed = wait_for("a write", || {
@@ -294,7 +296,7 @@ fn a_control_plane_starts_with_a_damaged_store_and_recovers_it() {
     let orgs = |control: &Gateway, method: &str| {
         let slug = json!({"slug": "made-after"});
         let body = (method == "POST").then_some(&slug);
-        let answer = control.control_call(method, "/api/v1/orgs", Some(&token), body);
+        let answer = control.control_call(method, "/api/v1/orgs", Some(&control.token), body);
         answer.status()
     };
     // A leaf is lost: what was seen before is shown, and nothing is built on it.
@@ -302,7 +304,7 @@ fn a_control_plane_starts_with_a_damaged_store_and_recovers_it() {
     let leaf = keys::leaf(SYSTEM_ORG, &head.roots[EVERYWHERE]);
     let content = raw.get(&leaf);
     raw.put(vec![Op::Delete(leaf.clone())]);
-    let control = Gateway::inside(folder, &cluster.control_start());
+    let control = cluster.control_again(folder, &token);
     let log = control.log();
     assert!(log.contains("store-damaged"), "{log}");
     assert_eq!(orgs(&control, "GET"), 200);
@@ -312,16 +314,11 @@ fn a_control_plane_starts_with_a_damaged_store_and_recovers_it() {
 
     // The head is none: nodes have what it was.
     raw.put(vec![Op::put(keys::head(SYSTEM_ORG), "nonsense")]);
-    let control = Gateway::inside(folder, &cluster.control_start());
+    let control = cluster.control_again(folder, &token);
     assert_eq!(orgs(&control, "GET"), 200);
     wait_for("what a node serves, written back", || {
-        let output = binary()
-            .args(["recover", "--from-node", "gw-1"])
-            .args(["--control", &control.control])
-            .env("REQUESTROCKET_TOKEN", &token)
-            .output()
-            .expect("the binary runs");
-        output.status.success().then_some(())
+        let (good, _) = recover(&control, &["--from-node", "gw-1"]);
+        good.then_some(())
     });
     wait_for("a write", || (orgs(&control, "POST") == 201).then_some(()));
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
@@ -352,10 +349,7 @@ fn what_is_revoked_while_its_proxy_is_quarantined_is_over_at_once() {
     let leaves = raw.leaves().into_iter();
     let broken = leaves.map(|(place, content)| (place, edited(&content, break_rules)));
     raw.publish(&broken.collect(), &[]);
-    wait_for("the faults", || {
-        let nodes = control.operator("/nodes").json();
-        (nodes["items"][0]["faults"].as_array()?.len() == 2).then_some(())
-    });
+    wait_faults(&control, "gw-1", "object-unusable", 2);
     let revoke = |credential: &str| {
         let head = raw.head();
         let retired = proto::retired::Retired {

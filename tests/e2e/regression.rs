@@ -5,92 +5,52 @@ use proto::store::Op;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, wait_known, wait_status};
+use crate::cluster::{Cluster, recover, wait_faults, wait_known, wait_sound, wait_status};
 use crate::harness::etcd::{self, EtcdServer};
-use crate::harness::gateway::{Gateway, Proxy, binary};
+use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::stores::{LIVE, dump, part};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
+use crate::versions::run;
 
-/// Runs `requestrocket recover`; gives whether it succeeded, and what it said.
-fn recover(control: &Gateway, token: &str, arguments: &[&str]) -> (bool, String) {
-    let output = binary()
-        .args(["recover", "--control", &control.control])
-        .args(arguments)
-        .env("REQUESTROCKET_TOKEN", token)
-        .output()
-        .expect("the binary runs");
-    let said = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&said).into_owned(),
-    )
-}
-
-fn nodes(control: &Gateway, token: &str) -> Vec<Value> {
-    let listed = control.control_call("GET", "/api/v1/nodes", Some(token), None);
-    listed.json()["items"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default()
-}
-
-/// The codes of what a node cannot serve; `None` when it is not listed.
-fn faults(control: &Gateway, token: &str, name: &str) -> Option<Vec<String>> {
-    let nodes = nodes(control, token);
-    let node = nodes.iter().find(|node| node["name"] == name)?;
-    let code = |fault: &Value| fault["code"].as_str().unwrap_or_default().to_owned();
-    Some(node["faults"].as_array()?.iter().map(code).collect())
-}
-
-fn wait_regressed(control: &Gateway, token: &str, name: &str) {
-    wait_for("the node's report", || {
-        let faults = faults(control, token, name)?;
-        faults.contains(&"store-regressed".to_owned()).then_some(())
-    });
-}
-
-fn wait_sound(control: &Gateway, token: &str, name: &str) {
-    wait_for("a node without faults", || {
-        faults(control, token, name)?.is_empty().then_some(())
-    });
+pub fn wait_regressed(control: &Gateway, node: &str) {
+    wait_faults(control, node, "store-regressed", 1);
 }
 
 /// Denies DELETE, and sees it in effect.
-fn deny_delete(control: &Gateway, node: &Gateway, proxy: &Proxy) {
+pub fn deny_delete(control: &Gateway, node: &Gateway, proxy: &Proxy) {
     let rule = json!({"effect": "deny", "methods": ["DELETE"]});
     control.create(&format!("/proxies/{}/rules", proxy.id), rule);
     wait_status(node, proxy, "DELETE", 400);
 }
 
 /// A write is refused, with the word for it.
-fn is_refused(control: &Gateway, token: &str, proxy: &Proxy) {
-    let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
+pub fn is_refused(control: &Gateway, proxy: &Proxy) {
+    let path = format!("/proxies/{}", proxy.id);
     let write = json!({"name": "renamed"});
     wait_for("the refusal", || {
-        let answer = control.control_call("PATCH", &path, Some(token), Some(&write));
+        let answer = control.api("PATCH", &path, Some(&write));
         (answer.json()["code"] == "store-regressed").then_some(())
     });
 }
 
-fn rename(control: &Gateway, token: &str, proxy: &Proxy) {
-    wait_written(control, token, proxy, "renamed");
+pub fn rename(control: &Gateway, proxy: &Proxy) {
+    wait_written(control, proxy, "renamed");
 }
 
-fn wait_written(control: &Gateway, token: &str, proxy: &Proxy, name: &str) {
-    let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
+pub fn wait_written(control: &Gateway, proxy: &Proxy, name: &str) {
+    let path = format!("/proxies/{}", proxy.id);
     let write = json!({"name": name});
     wait_for("a write", || {
-        let answer = control.control_call("PATCH", &path, Some(token), Some(&write));
+        let answer = control.api("PATCH", &path, Some(&write));
         (answer.status() == 200).then_some(())
     });
 }
 
 /// What was decided stands in the audit, with who did it.
-fn is_audited(control: &Gateway, token: &str, expected: &Value) {
-    let path = "/api/v1/orgs/system/audit";
-    let audit = control.control_call("GET", path, Some(token), None).json();
+fn is_audited(control: &Gateway, expected: &Value) {
+    let audit = control.operator("/orgs/system/audit").json();
     let items = audit["items"].as_array().cloned().unwrap_or_default();
     let decided = items
         .iter()
@@ -112,50 +72,39 @@ fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);
-    let (good, said) = recover(&control, &token, &[]);
+    let (good, said) = recover(&control, &[]);
     assert!(good && said.contains("everything"), "{said}");
-    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    let (good, said) = recover(&control, &["--accept-store"]);
     assert!(!good && said.contains("has not gone back"), "{said}");
 
     let copy = cluster.etcd[0].backup();
     deny_delete(&control, &node, &proxy);
     cluster.etcd[0].restore(Some(&copy));
-    wait_regressed(&control, &token, "gw-1");
+    wait_regressed(&control, "gw-1");
     // It goes on with what it had, and so does the control plane, which refuses to write.
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
     assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
-    is_refused(&control, &token, &proxy);
+    is_refused(&control, &proxy);
     assert!(node.log().contains("store-regressed"), "{}", node.log());
-    let metrics = control
-        .control_call("GET", "/metrics", Some(&token), None)
-        .text();
-    assert!(
-        metrics.contains("requestrocket_store_regressed 1"),
-        "{metrics}"
-    );
-    let shown = binary()
-        .args(["nodes", "--control", &control.control])
-        .env("REQUESTROCKET_TOKEN", &token)
-        .output()
-        .expect("the binary runs");
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("store-regressed"), "{shown}");
+    assert_eq!(control.metric("requestrocket_store_regressed"), 1.0);
+    let (good, shown) = run(&control, &["nodes"]);
+    assert!(good && shown.contains("store-regressed"), "{shown}");
     // Also after it was started again.
-    let control = Gateway::inside(control.kill(), &cluster.control_start());
-    wait_regressed(&control, &token, "gw-1");
-    is_refused(&control, &token, &proxy);
-    let (good, said) = recover(&control, &token, &[]);
+    let control = cluster.control_again(control.kill(), &token);
+    wait_regressed(&control, "gw-1");
+    is_refused(&control, &proxy);
+    let (good, said) = recover(&control, &[]);
     assert!(
         good && said.contains("default ") && said.contains("--from-node"),
         "{said}"
     );
 
-    let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
+    let (good, said) = recover(&control, &["--from-node", "gw-1"]);
     assert!(good && said.contains("epoch 2"), "{said}");
-    wait_sound(&control, &token, "gw-1");
+    wait_sound(&control, "gw-1");
     let decided = json!({"from_node": "gw-1", "accept_store": false, "reclaim_space": false});
-    is_audited(&control, &token, &decided);
-    rename(&control, &token, &proxy);
+    is_audited(&control, &decided);
+    rename(&control, &proxy);
     assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
     // One that knows nothing of before gets all of it from etcd, the secret too.
     let fresh = cluster.node("gw-2", "gw-2");
@@ -168,7 +117,6 @@ fn what_a_restored_etcd_has_lost_is_written_back_from_a_node() {
 fn what_three_restored_members_have_lost_is_written_back_by_two_of_them() {
     let mut cluster = Cluster::of(EtcdServer::start_cluster(3));
     let control = Gateway::with(cluster.control_start());
-    let token = control.token.clone();
     let nodes = [cluster.node("gw-1", "gw-1"), cluster.node("gw-2", "gw-2")];
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
@@ -176,7 +124,7 @@ fn what_three_restored_members_have_lost_is_written_back_by_two_of_them() {
         wait_status(node, &proxy, "GET", 200);
     }
     let copies = etcd::backup_all(&mut cluster.etcd);
-    wait_written(&control, &token, &proxy, "after the backup");
+    wait_written(&control, &proxy, "after the backup");
     for node in &nodes {
         deny_delete(&control, node, &proxy);
     }
@@ -188,27 +136,27 @@ fn what_three_restored_members_have_lost_is_written_back_by_two_of_them() {
         }
     };
     for name in ["gw-1", "gw-2"] {
-        wait_regressed(&control, &token, name);
+        wait_regressed(&control, name);
     }
     goes_on();
-    is_refused(&control, &token, &proxy);
+    is_refused(&control, &proxy);
     // Whichever members a process asks, they say the same.
     cluster.etcd[0].kill();
     for name in ["gw-1", "gw-2"] {
-        wait_regressed(&control, &token, name);
+        wait_regressed(&control, name);
     }
-    is_refused(&control, &token, &proxy);
+    is_refused(&control, &proxy);
     let recovered = wait_for("the recovery", || {
-        let (good, said) = recover(&control, &token, &["--from-node", "gw-2"]);
+        let (good, said) = recover(&control, &["--from-node", "gw-2"]);
         good.then_some(said)
     });
     assert!(recovered.contains("epoch 2"), "{recovered}");
     for name in ["gw-1", "gw-2"] {
-        wait_sound(&control, &token, name);
+        wait_sound(&control, name);
     }
     goes_on();
     cluster.etcd[0].restart();
-    wait_written(&control, &token, &proxy, "after the recovery");
+    wait_written(&control, &proxy, "after the recovery");
     let held = |member: &EtcdServer| part(&dump(&member.endpoint()), &LIVE);
     let first = held(&cluster.etcd[0]);
     assert!(!first.is_empty());
@@ -249,23 +197,22 @@ fn rotated_after_backup(
 fn a_restored_etcd_counts_when_a_person_says_so_and_revives_no_key() {
     let mut cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let token = control.token.clone();
     let node = cluster.node("gw-1", "gw-1");
     let upstream = Upstream::json("{}");
     let (proxy, rotated, copy) = rotated_after_backup(&mut cluster, &control, &node, &upstream);
     cluster.etcd[0].restore(Some(&copy));
-    wait_regressed(&control, &token, "gw-1");
-    is_refused(&control, &token, &proxy);
+    wait_regressed(&control, "gw-1");
+    is_refused(&control, &proxy);
 
-    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    let (good, said) = recover(&control, &["--accept-store"]);
     assert!(good, "{said}");
     let decided = json!({"accept_store": true, "reclaim_space": false});
-    is_audited(&control, &token, &decided);
+    is_audited(&control, &decided);
     // The rule that came after the backup is gone; the revocation is not.
     wait_status(&node, &proxy, "DELETE", 200);
-    wait_sound(&control, &token, "gw-1");
+    wait_sound(&control, "gw-1");
     assert_eq!(rotated.request("GET", "/").send(&node.url).status(), 401);
-    rename(&control, &token, &proxy);
+    rename(&control, &proxy);
     let fresh = cluster.node("gw-2", "gw-2");
     wait_status(&fresh, &proxy, "DELETE", 200);
     assert_eq!(rotated.request("GET", "/").send(&fresh.url).status(), 401);
@@ -282,11 +229,12 @@ fn a_revocation_outlives_the_disks_of_all_control_planes_and_a_restored_etcd() {
     let (proxy, rotated, copy) = rotated_after_backup(&mut cluster, &control, &node, &upstream);
     drop(control);
     cluster.etcd[0].restore(Some(&copy));
-    let control = Gateway::with(cluster.control_start());
-    wait_regressed(&control, &token, "gw-1");
-    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    let fresh = tempfile::tempdir().expect("a folder");
+    let control = cluster.control_again(fresh, &token);
+    wait_regressed(&control, "gw-1");
+    let (good, said) = recover(&control, &["--accept-store"]);
     assert!(good, "{said}");
-    wait_sound(&control, &token, "gw-1");
+    wait_sound(&control, "gw-1");
     let fresh = cluster.node("gw-2", "gw-2");
     wait_status(&fresh, &proxy, "DELETE", 200);
     assert_eq!(rotated.request("GET", "/").send(&fresh.url).status(), 401);
@@ -310,25 +258,23 @@ fn a_restored_etcd_is_not_forgotten_when_its_numbers_overtake() {
     assert_eq!(status.code(), Some(0));
     drop(control);
     cluster.etcd[0].restore(Some(&copy));
-    let control = Gateway::with(cluster.control_start());
+    let fresh = tempfile::tempdir().expect("a folder");
+    let control = cluster.control_again(fresh, &token);
     for _ in 0..6 {
-        rename(&control, &token, &proxy);
-        let path = format!("/api/v1/orgs/default/proxies/{}", proxy.id);
-        let back = json!({"name": "back"});
-        let answer = control.control_call("PATCH", &path, Some(&token), Some(&back));
-        assert_eq!(answer.status(), 200, "{}", answer.text());
+        rename(&control, &proxy);
+        control.patch(&format!("/proxies/{}", proxy.id), json!({"name": "back"}));
     }
     let node = Gateway::inside(folder, &start);
-    wait_regressed(&control, &token, "gw-1");
+    wait_regressed(&control, "gw-1");
     assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
-    is_refused(&control, &token, &proxy);
-    let (good, said) = recover(&control, &token, &["--from-node", "gw-9"]);
+    is_refused(&control, &proxy);
+    let (good, said) = recover(&control, &["--from-node", "gw-9"]);
     assert!(!good && said.contains("gw-9"), "{said}");
-    let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
+    let (good, said) = recover(&control, &["--from-node", "gw-1"]);
     assert!(good, "{said}");
-    wait_sound(&control, &token, "gw-1");
+    wait_sound(&control, "gw-1");
     assert_eq!(proxy.request("DELETE", "/").send(&node.url).status(), 400);
-    rename(&control, &token, &proxy);
+    rename(&control, &proxy);
 }
 
 #[test]
@@ -341,16 +287,16 @@ fn a_wiped_etcd_is_filled_again_from_a_node() {
     let proxy = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);
     cluster.etcd[0].restore(None);
-    wait_regressed(&control, &token, "gw-1");
+    wait_regressed(&control, "gw-1");
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
-    let control = Gateway::inside(control.kill(), &cluster.control_start());
-    wait_regressed(&control, &token, "gw-1");
-    let (good, said) = recover(&control, &token, &["--accept-store"]);
+    let control = cluster.control_again(control.kill(), &token);
+    wait_regressed(&control, "gw-1");
+    let (good, said) = recover(&control, &["--accept-store"]);
     assert!(!good && said.contains("--from-node"), "{said}");
-    let (good, said) = recover(&control, &token, &["--from-node", "gw-1"]);
+    let (good, said) = recover(&control, &["--from-node", "gw-1"]);
     assert!(good, "{said}");
-    wait_sound(&control, &token, "gw-1");
-    rename(&control, &token, &proxy);
+    wait_sound(&control, "gw-1");
+    rename(&control, &proxy);
     let fresh = cluster.node("gw-2", "gw-2");
     wait_status(&fresh, &proxy, "GET", 200);
 }

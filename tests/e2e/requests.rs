@@ -388,7 +388,7 @@ fn a_follower_whose_token_ends_is_let_go() {
         .spawn()
         .expect("the binary runs");
     wait_for("a follower", || {
-        let followers = gateway.metric("requestrocket_control_followers ");
+        let followers = gateway.metric("requestrocket_control_followers");
         (followers == 1.0).then_some(())
     });
     let id = made["id"].as_str().expect("an id");

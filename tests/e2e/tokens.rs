@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::harness::address;
 use crate::harness::gateway::{Gateway, Proxy, Start};
-use crate::harness::http::Request;
+use crate::harness::metrics;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
@@ -44,11 +44,8 @@ impl Node {
 
     /// One of its metrics.
     pub fn metric(&self, name: &str) -> u64 {
-        let metrics = Request::new("GET", "/metrics").send(&self.admin).text();
-        let prefix = format!("{name} ");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
-        line.and_then(|value| value.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in {metrics}"))
+        let value = metrics::at(&self.admin, name);
+        value.unwrap_or_else(|| panic!("no {name}")) as u64
     }
 }
 

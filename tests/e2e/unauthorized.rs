@@ -228,9 +228,9 @@ fn of_a_flood_without_a_key_a_few_records_are_kept_and_the_rest_is_counted() {
         let answer = Request::new("GET", &long).send(&gateway.url);
         assert_eq!(answer.status(), 401);
     }
-    let failures = "requestrocket_auth_failures_total{reason=\"no-credential\"} ";
+    let failures = "requestrocket_auth_failures_total{reason=\"no-credential\"}";
     assert_eq!(gateway.metric(failures), SENT as f64);
-    let dropped = gateway.metric("requestrocket_refused_dropped_total ");
+    let dropped = gateway.metric("requestrocket_refused_dropped_total");
     // One more for each second that it took.
     assert!((100.0..=200.0).contains(&dropped), "{dropped}");
     let kept = SENT - dropped as usize;

@@ -378,9 +378,9 @@ fn a_target_that_fails_is_left_alone_and_tried_again() {
     let url = upstream.url();
     let endpoint = url.trim_start_matches("http://");
     let of = format!("target=\"{target}\",endpoint=\"{endpoint}\"");
-    let left_alone = format!("requestrocket_endpoint_left_alone{{{of}}} ");
+    let left_alone = format!("requestrocket_endpoint_left_alone{{{of}}}");
     assert_eq!(gateway.metric(&left_alone), 1.0);
-    let answered = format!("requestrocket_endpoint_requests_total{{{of},outcome=\"answered\"}} ");
+    let answered = format!("requestrocket_endpoint_requests_total{{{of},outcome=\"answered\"}}");
     assert_eq!(gateway.metric(&answered), 3.0);
 
     // New settings begin anew, so that who mends a target need not wait.

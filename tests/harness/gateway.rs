@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{Message, Request};
+use super::metrics;
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -282,10 +283,7 @@ impl Gateway {
     pub fn metric(&self, series: &str) -> f64 {
         let answer = self.control_call("GET", "/metrics", Some(&self.token), None);
         assert_eq!(answer.status(), 200);
-        let text = answer.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(series));
-        let value = line.and_then(|rest| rest.trim().parse().ok());
-        value.unwrap_or_default()
+        metrics::value(&answer.text(), series).unwrap_or_default()
     }
 
     /// Waits for the record of a request.

@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod etcd_relay;
 pub mod gateway;
 pub mod http;
+pub mod metrics;
 pub mod otlp;
 pub mod secrets;
 pub mod shifted_clock;

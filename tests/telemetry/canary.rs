@@ -303,7 +303,7 @@ fn no_secret_is_written_or_answered_anywhere() {
     assert!(gateway.api("POST", "/credentials", Some(&bad)).status() >= 400);
     gateway.record(&last);
     wait_for("spans", || {
-        let exported = gateway.metric("requestrocket_traces_exported_total ");
+        let exported = gateway.metric("requestrocket_traces_exported_total");
         (exported >= 20.0 && !received.spans().is_empty()).then_some(())
     });
 

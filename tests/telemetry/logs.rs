@@ -174,7 +174,7 @@ fn a_collector_that_fails_is_not_told_of_its_failures() {
     let gateway = telling(&failing.url(), settings, log);
     assert_eq!(gateway.proxy("http://127.0.0.1:1").get("/").status(), 502);
     wait_for("lines that are given up", || {
-        let dropped = gateway.metric("requestrocket_logs_dropped_total ");
+        let dropped = gateway.metric("requestrocket_logs_dropped_total");
         (dropped > 0.0).then_some(())
     });
     let told = gateway.log().matches("logs cannot be sent").count();
@@ -183,7 +183,7 @@ fn a_collector_that_fails_is_not_told_of_its_failures() {
     let sent = failing.seen().len();
     assert_eq!(
         sent as f64,
-        gateway.metric("requestrocket_log_export_failures_total ")
+        gateway.metric("requestrocket_log_export_failures_total")
     );
     let (status, _folder) = gateway.stop();
     assert!(status.success());
@@ -259,7 +259,7 @@ fn a_collector_may_be_gone_and_come_back() {
     let gone = gateway.proxy("http://127.0.0.1:1");
     assert_eq!(gone.get("/").status(), 502);
     wait_for("a failure that is counted", || {
-        let failures = gateway.metric("requestrocket_log_export_failures_total ");
+        let failures = gateway.metric("requestrocket_log_export_failures_total");
         (failures > 0.0).then_some(())
     });
     let received = otlp::grpc_at(address);
@@ -272,5 +272,5 @@ fn a_collector_may_be_gone_and_come_back() {
             .any(|(_, line)| about(line))
             .then_some(())
     });
-    assert!(gateway.metric("requestrocket_logs_exported_total ") > 0.0);
+    assert!(gateway.metric("requestrocket_logs_exported_total") > 0.0);
 }

@@ -424,7 +424,7 @@ fn held(received: &Received, gateway: &Gateway) {
     let limits = json!([{"limit": 1, "window": "second"}]);
     let place = format!("/proxies/{}/meters", proxy.id);
     let meter = gateway.create(&place, json!({"limits": limits, "at_limit": hold}));
-    let so_far = || gateway.metric("requestrocket_limit_held_total ");
+    let so_far = || gateway.metric("requestrocket_limit_held_total");
     let answer = wait_for("a held request", || {
         let before = so_far();
         let answer = proxy.get("/held");
@@ -607,7 +607,7 @@ fn over_tls_with_an_authority_of_its_own() {
         let distrusting = telling(&endpoint, &settings(&other), "");
         distrusting.proxy(&upstream.url()).get("/x");
         wait_for("a refused certificate", || {
-            let failures = distrusting.metric("requestrocket_trace_export_failures_total ");
+            let failures = distrusting.metric("requestrocket_trace_export_failures_total");
             (failures > 0.0).then_some(())
         });
         assert!(received.spans().is_empty(), "{protocol}");
@@ -775,11 +775,11 @@ fn a_collector_may_be_gone() {
         assert_eq!(proxy.get("/x").status(), 200);
     }
     wait_for("a failure that is counted", || {
-        let failures = gateway.metric("requestrocket_trace_export_failures_total ");
+        let failures = gateway.metric("requestrocket_trace_export_failures_total");
         (failures > 0.0).then_some(())
     });
     wait_for("what was dropped", || {
-        let dropped = gateway.metric("requestrocket_traces_dropped_total ");
+        let dropped = gateway.metric("requestrocket_traces_dropped_total");
         (dropped >= 20.0).then_some(())
     });
     let shown = metrics::open_metrics(&gateway);

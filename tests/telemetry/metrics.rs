@@ -215,8 +215,8 @@ fn the_same_as_prometheus_over_grpc() {
 #[test]
 fn the_configuration_and_reasons_have_values() {
     let gateway = Gateway::configured("[gateway]\nworkers = 1\n");
-    let revision = || gateway.metric("requestrocket_config_revision ");
-    let applied_s = || gateway.metric("requestrocket_config_applied_timestamp_seconds ");
+    let revision = || gateway.metric("requestrocket_config_revision");
+    let applied_s = || gateway.metric("requestrocket_config_applied_timestamp_seconds");
     let before = revision();
     let from_s = jiff::Timestamp::now().as_millisecond() as f64 / 1_000.0;
     let upstream = Upstream::json("{}");
@@ -225,14 +225,14 @@ fn the_configuration_and_reasons_have_values() {
     assert!(before > 0.0 && revision() > before, "{before}");
     let until_s = jiff::Timestamp::now().as_millisecond() as f64 / 1_000.0;
     assert!((from_s..=until_s).contains(&applied_s()), "{}", applied_s());
-    assert!(gateway.metric("requestrocket_config_lag_seconds ") > 0.0);
+    assert!(gateway.metric("requestrocket_config_lag_seconds") > 0.0);
     let answer = gateway.control_call("GET", "/metrics", Some(&gateway.token), None);
     let sound = |line: &str| line == "requestrocket_config_faults 0";
     assert!(answer.text().lines().any(sound), "{}", answer.text());
 
     let by = |name: &str, label: &str, value: &str| {
         gateway.metric(&format!(
-            "requestrocket_{name}_total{{{label}=\"{value}\"}} "
+            "requestrocket_{name}_total{{{label}=\"{value}\"}}"
         ))
     };
     let answers = |connection: &str| by("upstream_answers", "connection", connection);
@@ -323,7 +323,7 @@ fn a_collector_may_be_gone_and_come_back() {
         assert_eq!(proxy.get("/").status(), 200);
     }
     wait_for("failures that are counted", || {
-        let failures = gateway.metric("requestrocket_metric_export_failures_total ");
+        let failures = gateway.metric("requestrocket_metric_export_failures_total");
         (failures >= 2.0).then_some(())
     });
     let told = gateway.log().matches("metrics cannot be sent").count();
@@ -340,7 +340,7 @@ fn a_collector_may_be_gone_and_come_back() {
             .contains("the collector of metrics takes them again")
             .then_some(())
     });
-    assert!(gateway.metric("requestrocket_metric_exports_total ") > 0.0);
+    assert!(gateway.metric("requestrocket_metric_exports_total") > 0.0);
 }
 
 /// What `/metrics` says to who accepts OpenMetrics.

@@ -10,9 +10,9 @@ use crate::harness::wait_for;
 use crate::{attributes, id, telling};
 
 const OFTEN: &str = "[metrics]\ninterval_ms = 50\n";
-const DROPPED: &str = "requestrocket_traces_dropped_total ";
-const TRACES_MISSED: &str = "requestrocket_trace_export_failures_total ";
-const METRICS_MISSED: &str = "requestrocket_metric_export_failures_total ";
+const DROPPED: &str = "requestrocket_traces_dropped_total";
+const TRACES_MISSED: &str = "requestrocket_trace_export_failures_total";
+const METRICS_MISSED: &str = "requestrocket_metric_export_failures_total";
 
 /// Waits until a counter of `/metrics` is above a value.
 fn above(gateway: &Gateway, name: &str, value: f64) {
@@ -95,7 +95,7 @@ fn errors_and_silence_over_http() {
 /// What a collector takes in part is lost in part.
 #[test]
 fn what_a_collector_refuses_of_an_export_is_all_that_counts_as_lost() {
-    const EXPORTED: &str = "requestrocket_traces_exported_total ";
+    const EXPORTED: &str = "requestrocket_traces_exported_total";
     let (endpoint, received) = grpc();
     received.be(Mood::Picky);
     let config =
