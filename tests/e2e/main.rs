@@ -27,6 +27,7 @@ mod forwarded;
 mod handover;
 mod health_checks;
 mod joining;
+mod json_output;
 mod killed_node;
 mod killed_publisher;
 mod lagging;
