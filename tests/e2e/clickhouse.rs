@@ -9,7 +9,7 @@ use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
 /// Settings of a control plane, with the password in a file of `folder`.
-fn settings(clickhouse: &ClickHouse, folder: &std::path::Path) -> String {
+pub fn settings(clickhouse: &ClickHouse, folder: &std::path::Path) -> String {
     let file = folder.join("password");
     std::fs::write(&file, format!("{PASSWORD}\n")).expect("a file");
     format!(
@@ -19,7 +19,7 @@ fn settings(clickhouse: &ClickHouse, folder: &std::path::Path) -> String {
     )
 }
 
-fn ids(proxy: &Proxy, node: &Gateway, count: usize) -> Vec<String> {
+pub fn ids(proxy: &Proxy, node: &Gateway, count: usize) -> Vec<String> {
     let ids = (0..count).map(|_| {
         let answer = proxy.request("GET", "/kept").send(&node.url);
         assert_eq!(answer.status(), 200);
@@ -30,8 +30,8 @@ fn ids(proxy: &Proxy, node: &Gateway, count: usize) -> Vec<String> {
 }
 
 /// Ids of the records of `/kept`, as a list of the API has them.
-fn listed(control: &Gateway) -> Option<Vec<String>> {
-    let path = "/records?path=/kept&limit=200";
+pub fn listed(control: &Gateway) -> Option<Vec<String>> {
+    let path = "/records?path=/kept&limit=500";
     let answer = control.api("GET", path, None);
     if answer.status() != 200 {
         assert_eq!(answer.json()["code"], "records-unavailable");

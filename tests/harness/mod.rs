@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod address;
+pub mod balancer;
 pub mod clickhouse;
 pub mod disk;
 pub mod etcd;
