@@ -39,6 +39,7 @@ mod listed;
 mod membership;
 mod meters;
 mod namesakes;
+mod never_half;
 mod organisations;
 mod overload;
 mod pages;
