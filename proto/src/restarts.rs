@@ -47,11 +47,7 @@ impl Restarts {
             Ok(value) => return Some(value),
             Err(panic) => panic,
         };
-        if begun.elapsed() >= RECOVERED {
-            self.failures = 0;
-        }
-        let wait = wait(self.failures);
-        self.failures = self.failures.saturating_add(1);
+        let wait = self.wait_after(begun.elapsed());
         self.health.task_failed(self.task);
         let (task, wait_ms) = (self.task, wait.as_millis());
         tracing::error!(
@@ -62,6 +58,16 @@ impl Restarts {
         );
         sleep(wait).await;
         None
+    }
+
+    /// The wait after a run of this length that panicked.
+    fn wait_after(&mut self, ran: Duration) -> Duration {
+        if ran >= RECOVERED {
+            self.failures = 0;
+        }
+        let wait = wait(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        wait
     }
 
     /// A run went well although it has not ended: the next panic is a first one.
@@ -120,6 +126,23 @@ mod tests {
         let waits: Vec<_> = (0..40).map(wait).collect();
         assert_eq!((waits[0], waits[39]), (WAIT_MIN, WAIT_MAX));
         assert!(waits.is_sorted(), "{waits:?}");
+    }
+
+    #[test]
+    fn a_task_that_panics_again_and_again_is_run_ever_less_until_it_has_run_for_a_while() {
+        let mut restarts = Restarts::of("compile", Health::default());
+        let mut waits = |runs: usize, ran: Duration| -> Vec<u128> {
+            let wait = |_| restarts.wait_after(ran).as_millis();
+            (0..runs).map(wait).collect()
+        };
+        let at_once = Duration::ZERO;
+        let doubled = [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600];
+        assert_eq!(waits(9, at_once), doubled);
+        assert_eq!(waits(3, at_once), [30_000; 3]);
+        let almost = RECOVERED - Duration::from_millis(1);
+        assert_eq!(waits(1, almost), [30_000]);
+        assert_eq!(waits(1, RECOVERED), [100]);
+        assert_eq!(waits(2, at_once), [200, 400]);
     }
 
     #[tokio::test]

@@ -1,9 +1,13 @@
 //! A defect of the gateway costs one request, whichever stage it is in.
 
 use proto::record::Stage;
+use serde_json::{Value, json};
 
+use crate::cluster::{Cluster, wait_status};
 use crate::harness::gateway::Gateway;
 use crate::harness::upstream::Upstream;
+use crate::harness::wait_for;
+use crate::versions::run;
 
 #[test]
 fn a_panic_in_any_stage_is_one_500_and_is_counted() {
@@ -24,6 +28,46 @@ fn a_panic_in_any_stage_is_one_500_and_is_counted() {
         assert_eq!(proxy.get("/").status(), 200, "after a panic in {name}");
     }
     assert_eq!(gateway.metric("requestrocket_requests_in_flight"), 0.0);
+}
+
+/// How often one that fails again and again was begun anew is told where nodes are listed.
+#[test]
+fn a_stage_that_panics_again_and_again_serves_in_between_and_is_reported() {
+    const PANICS: u64 = 50;
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let mut start = cluster.node_start("gw-1", "gw-1");
+    start
+        .config
+        .push_str("[gateway]\nworkers = 1\nfault_injection = true\n");
+    let node = Gateway::with(start);
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&node, &proxy, "GET", 200);
+    for at in 0..PANICS {
+        let stage = ["inject", "forward"][at as usize % 2];
+        let fault = format!("panic@{stage}");
+        let fault = proxy
+            .request("GET", "/")
+            .field("requestrocket-fault", &fault);
+        assert_eq!(fault.send(&node.url).outcome(), (500, "internal-error"));
+        assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
+    }
+    let restarts = wait_for("all of them in the node's entry", || {
+        let nodes = control.operator("/nodes").json();
+        let restarts = nodes["items"][0]["restarts"].clone();
+        let all = restarts.as_object()?.values().filter_map(Value::as_u64);
+        (all.sum::<u64>() == PANICS).then_some(restarts)
+    });
+    assert_eq!(
+        restarts,
+        json!({"inject": PANICS / 2, "forward": PANICS / 2})
+    );
+    let (good, shown) = run(&control, &["nodes"]);
+    assert!(
+        good && shown.contains("forward") && shown.contains("inject"),
+        "{shown}"
+    );
 }
 
 #[test]
