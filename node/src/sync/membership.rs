@@ -24,14 +24,24 @@ use crate::metrics::Metrics;
 use crate::peers::Known;
 use crate::stages::record::Origin;
 
-/// How often the lease is renewed.
-const RENEW: Duration = Duration::from_secs(5);
 /// How often the nodes of the region are counted.
 const COUNT: Duration = Duration::from_secs(10);
 /// Counts with another node of the same name after which that is no node that was restarted.
 const NAMESAKES_MAX: u32 = 3;
-/// Shortest time between two writes.
-const PAUSE: Duration = Duration::from_secs(2);
+/// When the entry is written.
+const PACE: Pace = Pace {
+    renew: Duration::from_secs(5),
+    pause: Duration::from_secs(2),
+};
+
+/// See [`PACE`].
+#[derive(Clone, Copy)]
+struct Pace {
+    /// How often the lease is renewed.
+    renew: Duration,
+    /// Shortest time between two writes.
+    pause: Duration,
+}
 
 /// What is told.
 pub struct Membership {
@@ -57,7 +67,16 @@ pub struct Membership {
 }
 
 /// Keeps the entry until `stop` is sent or dropped, then takes it away.
-pub async fn run(membership: Membership, store: Arc<dyn Store>, mut stop: oneshot::Receiver<()>) {
+pub async fn run(membership: Membership, store: Arc<dyn Store>, stop: oneshot::Receiver<()>) {
+    run_at(PACE, membership, store, stop).await;
+}
+
+async fn run_at(
+    pace: Pace,
+    membership: Membership,
+    store: Arc<dyn Store>,
+    mut stop: oneshot::Receiver<()>,
+) {
     let id = NodeId::new();
     let mut keeper = Keeper {
         id,
@@ -65,6 +84,8 @@ pub async fn run(membership: Membership, store: Arc<dyn Store>, mut stop: onesho
         started_at: Timestamp::now(),
         membership,
         store,
+        pace,
+        tried_at: None,
         told: None,
         counted_at: None,
         namesakes: 0,
@@ -84,6 +105,9 @@ struct Keeper {
     started_at: Timestamp,
     membership: Membership,
     store: Arc<dyn Store>,
+    pace: Pace,
+    /// When the entry was last looked at, also by a run that panicked.
+    tried_at: Option<Instant>,
     told: Option<Member>,
     counted_at: Option<Instant>,
     namesakes: u32,
@@ -91,18 +115,22 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(&mut self) {
+        let Pace { renew, pause } = self.pace;
         loop {
+            if let Some(tried_at) = self.tried_at {
+                tokio::time::sleep(pause.saturating_sub(tried_at.elapsed())).await;
+                let mut applied = self.membership.applied.clone();
+                tokio::select! {
+                    _ = applied.changed() => {}
+                    () = tokio::time::sleep(renew.saturating_sub(pause)) => {}
+                }
+            }
+            self.tried_at = Some(Instant::now());
             if let Err(error) = self.tell().await {
                 tracing::debug!(%error, "the node list does not have this node: {error}");
                 self.entry.forget();
             } else {
                 self.count().await;
-            }
-            tokio::time::sleep(PAUSE).await;
-            let mut applied = self.membership.applied.clone();
-            tokio::select! {
-                _ = applied.changed() => {}
-                () = tokio::time::sleep(RENEW.saturating_sub(PAUSE)) => {}
             }
         }
     }
@@ -223,8 +251,10 @@ fn member_fault(fault: &Fault, world: &World) -> MemberFault {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proto::store::embedded::Embedded;
-    use proto::store::{Range, Revision};
+    use proto::store::{Event, Range, Revision};
 
     use super::*;
 
@@ -250,6 +280,24 @@ mod tests {
         }
     }
 
+    /// Of node `gw-1` in region `eu`.
+    fn membership(applied: watch::Receiver<Arc<World>>, health: Health) -> Membership {
+        Membership {
+            origin: Arc::new(Origin {
+                node: "gw-1".into(),
+                region: "eu".into(),
+            }),
+            address: "127.0.0.1:8080".into(),
+            peers: None,
+            program: "1.2.3".into(),
+            applied,
+            metrics: Metrics::default(),
+            degraded: Box::new(|| 3),
+            health,
+            counted: Box::new(|_, _| {}),
+        }
+    }
+
     #[actix_rt::test]
     async fn a_node_is_listed_while_it_runs_with_what_it_serves() {
         let dir = tempfile::tempdir().unwrap();
@@ -261,20 +309,7 @@ mod tests {
         };
         let (sender, applied) = watch::channel(Arc::new(world(7, Vec::new())));
         let health = Health::default();
-        let membership = Membership {
-            origin: Arc::new(Origin {
-                node: "gw-1".into(),
-                region: "eu".into(),
-            }),
-            address: "127.0.0.1:8080".into(),
-            peers: None,
-            program: "1.2.3".into(),
-            applied,
-            metrics: Metrics::default(),
-            degraded: Box::new(|| 3),
-            health: health.clone(),
-            counted: Box::new(|_, _| {}),
-        };
+        let membership = membership(applied, health.clone());
         let (stop, stopping) = oneshot::channel();
         let running = actix_rt::spawn(run(membership, store.clone(), stopping));
         let found = until(&*store, |found| !found.is_empty()).await;
@@ -294,6 +329,47 @@ mod tests {
         stop.send(()).unwrap();
         running.await.unwrap();
         assert_eq!(members(&*store).await, [], "it has taken its entry away");
+    }
+
+    #[actix_rt::test]
+    async fn an_entry_is_written_at_most_once_in_a_pause_however_often_it_changes() {
+        assert_eq!(PACE.pause, Duration::from_secs(2));
+        let pace = Pace {
+            renew: Duration::from_millis(50),
+            pause: Duration::from_millis(20),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let mut watch = store.watch(keys::NODES, Revision(1)).await.unwrap();
+        let (sender, applied) = watch::channel(Arc::new(World::default()));
+        let (stop, stopping) = oneshot::channel();
+        let begun = Instant::now();
+        let membership = membership(applied, Health::default());
+        let running = actix_rt::spawn(run_at(pace, membership, store.clone(), stopping));
+        let (mut revision, mut told) = (0, BTreeSet::new());
+        while told.len() < 5 {
+            revision += 1;
+            sender.send_replace(Arc::new(World {
+                revision: Revision(revision),
+                ..World::default()
+            }));
+            told.extend(members(&*store).await.iter().map(|member| member.revision));
+        }
+        // The last change is told too, and nothing after it.
+        until(&*store, |found| found[0].revision == revision).await;
+        let paused = begun.elapsed().div_duration_f64(pace.pause);
+        stop.send(()).unwrap();
+        running.await.unwrap();
+        let mut writes = 0;
+        let is_put = |event: &Event| matches!(event, Event::Put(_));
+        while watch.next().await.unwrap().events.iter().any(is_put) {
+            writes += 1;
+        }
+        let most = 1 + paused as u64;
+        assert!(
+            (5..=most).contains(&writes),
+            "{writes} of {most}, {revision} changes"
+        );
     }
 
     #[actix_rt::test]
