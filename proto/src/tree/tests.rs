@@ -958,6 +958,55 @@ fn heads_and_leaves_are_what_their_names_say() {
     assert!(upper.parse::<Hash>().is_err() && "".parse::<Hash>().is_err());
 }
 
+#[test]
+fn a_head_stays_small_whatever_it_is_the_head_of() {
+    let many = (0..3_000).map(|at| {
+        let fields = json!({"base_url": "https://a.example", "name": format!("target {at}")});
+        create(target(at + 1), fields)
+    });
+    let packed = next(&genesis(), &many.collect::<Vec<_>>());
+    assert!(packed.leaves.len() > 10, "{}", packed.leaves.len());
+    let mut head = packed.config.head.clone();
+    // Of one that has come a long way.
+    (head.n, head.gc, head.epoch.counter) = (u64::MAX, u64::MAX, u64::MAX);
+    head.parent = Some(head.hash);
+    let json = head.to_json();
+    assert!(json.len() < 1024, "{}", json.len());
+}
+
+#[test]
+fn an_object_has_as_many_bytes_as_it_may_and_not_one_more() {
+    assert_eq!(OBJECT_BYTES_MAX, 256 * 1024);
+    let of_name = |bytes: usize| {
+        let spec = json!({"effect": "deny", "query": [{"name": "n".repeat(bytes)}]});
+        let fields = json!({"parent": proxy(PROXY), "spec": spec});
+        let mut operations = quick();
+        operations.push(create(rule(1), fields));
+        operations
+    };
+    let bytes = |packed: &Packed| {
+        let object = packed.config.objects.get(&rule(1)).unwrap();
+        pack::line(object).len()
+    };
+    let least = bytes(&next(&genesis(), &of_name(1)));
+    let most = 1 + OBJECT_BYTES_MAX - least;
+    let packed = next(&genesis(), &of_name(most));
+    assert_eq!(bytes(&packed), OBJECT_BYTES_MAX);
+    let read = read_back(&[&packed]);
+    assert_eq!(
+        read.objects.get(&rule(1)),
+        packed.config.objects.get(&rule(1))
+    );
+    let refused = try_apply(&genesis(), &of_name(most + 1), Role::Admin);
+    match refused.err() {
+        Some(ApplyError::TooLarge(detail)) => {
+            let expected = format!("{} has {} bytes", rule(1), OBJECT_BYTES_MAX + 1);
+            assert!(detail.contains(&expected), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 fn base_hash(packed: &Packed) -> Hash {
     packed.delta.from.unwrap()
 }
