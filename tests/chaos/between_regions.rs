@@ -205,7 +205,7 @@ fn cut_links_lose_double_and_reorder_nothing_and_all_regions_serve() {
             set(silent, true);
             for _ in 0..MADE_DURING {
                 create(wide.home());
-                thread::sleep(outage() / MADE_DURING);
+                thread::sleep(outage(10) / MADE_DURING);
             }
             clean(when);
             set(silent, false);

@@ -16,6 +16,7 @@ use super::network::{Host, Network};
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Proxy, Start, binary};
 use crate::harness::http::{Message, Request};
+use crate::harness::metrics;
 use crate::harness::upstream::{Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -147,10 +148,10 @@ pub fn alone() -> Option<MutexGuard<'static, ()>> {
     Some(ONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// How long something stays away.
-pub fn outage() -> Duration {
+/// How long something stays away, unless all outages are told to last otherwise.
+pub fn outage(seconds: u64) -> Duration {
     let given = std::env::var("REQUESTROCKET_CHAOS_OUTAGE_S");
-    let seconds = given.map_or(10, |text| text.parse().expect("a number of seconds"));
+    let seconds = given.map_or(seconds, |text| text.parse().expect("a number of seconds"));
     Duration::from_secs(seconds)
 }
 
@@ -477,19 +478,13 @@ impl Process {
 
     /// A metric without labels.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let probe = format!("{}:8083", self.host.address);
-        let metrics = Request::new("GET", "/metrics").send(&probe).text();
-        let mut lines = metrics.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        metrics::at(&format!("{}:8083", self.host.address), name)
     }
 
     /// Waits until a metric without labels has this value.
     pub fn wait_metric(&self, name: &str, value: u64) {
-        let probe = format!("{}:8083", self.host.address);
-        let line = format!("{name} {value}");
-        wait_for(&line, || {
-            let metrics = Request::new("GET", "/metrics").send(&probe).text();
-            metrics.lines().any(|found| found == line).then_some(())
+        wait_for(&format!("{name} {value}"), || {
+            (self.metric(name) == Some(value as f64)).then_some(())
         });
     }
 

@@ -2,8 +2,9 @@
 //! under a steady load, while processes are killed and links are cut.
 //!
 //! The hosts are network namespaces, which takes root and `ip` (iproute2). Where they cannot be
-//! made the tests fail; `REQUESTROCKET_CHAOS=skip` says that they may be left out. An outage lasts
-//! 10 s, or `REQUESTROCKET_CHAOS_OUTAGE_S`.
+//! made the tests fail; `REQUESTROCKET_CHAOS=skip` says that they may be left out. etcd is without
+//! a quorum for 60 s, other outages last 10 s; `REQUESTROCKET_CHAOS_OUTAGE_S` says for how long
+//! all of them do.
 
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -10,6 +10,9 @@ use super::cluster::{self, Cluster, RATE, SECOND};
 use crate::harness::etcd::EtcdServer;
 use crate::harness::wait_for;
 
+/// For how many seconds it is away.
+const GONE_S: u64 = 60;
+
 /// Longest time from a quorum to one configuration everywhere.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -56,7 +59,7 @@ fn without_a_quorum_traffic_goes_on_and_nothing_half_done_is_left() {
             .request("GET", "/")
             .send(&cluster.nodes[2].gateway().url);
         assert_eq!(answer.status(), 200, "{}", answer.text());
-        while gone.elapsed() < cluster::outage() {
+        while gone.elapsed() < cluster::outage(GONE_S) {
             clean("without a quorum");
         }
         for node in &cluster.nodes {

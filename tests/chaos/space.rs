@@ -151,7 +151,7 @@ fn beyond_its_quota_etcd_takes_no_change_and_traffic_goes_on() {
         load.after(SECOND).is_clean("full");
         refuses(cluster, proxy, "store-full");
         let begun = Instant::now();
-        while begun.elapsed() < cluster::outage() {
+        while begun.elapsed() < cluster::outage(10) {
             load.after(SECOND).is_clean("full");
         }
         recover(cluster);
@@ -193,7 +193,7 @@ fn with_full_disks_nothing_is_lost_and_traffic_goes_on() {
             assert_eq!(refused.json()["code"], "store-unavailable");
         }
         let begun = Instant::now();
-        while begun.elapsed() < cluster::outage() {
+        while begun.elapsed() < cluster::outage(10) {
             load.after(SECOND).is_clean("full disks");
         }
         for node in &cluster.nodes {
