@@ -19,6 +19,7 @@ use crate::config::GatewaySettings;
 use crate::listener::{self, ListenerHandle, ListenerSettings};
 use crate::reply_body::ReplyBody;
 use crate::stages::receive;
+use crate::turn::after_others;
 use crate::worker::{Shared, Worker};
 
 /// Serves callers on a bound listener, over TLS where a configuration of it is given. The caller
@@ -69,7 +70,11 @@ impl Service<Request> for Pipeline {
 
     fn call(&self, request: Request) -> Self::Future {
         let worker = self.worker.clone();
-        Box::pin(async move { Ok(receive::serve(worker, request).await) })
+        Box::pin(async move {
+            let answer = receive::serve(worker, request).await;
+            after_others().await;
+            Ok(answer)
+        })
     }
 }
 

@@ -60,6 +60,7 @@ pub mod telemetry;
 pub mod test_run;
 pub mod traces;
 pub mod treatment;
+pub mod turn;
 pub mod unanswered;
 pub mod upstream;
 pub mod upstream_ids;

@@ -40,12 +40,9 @@ pub fn scrub_head(
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
 ) {
-    let Some(credential) = exchange.target_credential().cloned() else {
-        return;
-    };
-    let in_path = credential.secret.path().is_some();
-    let which = |name: &HeaderName| may_quote(name) && !(in_path && is_mapped(name));
-    scrub_fields(exchange, metrics, (proxy, &credential), headers, which);
+    scrub_fields(exchange, metrics, proxy, headers, |name, in_path| {
+        may_quote(name) && !(in_path && is_mapped(name))
+    });
 }
 
 /// The same of the fields whose references are mapped, once they are, where the secret stands in
@@ -56,12 +53,9 @@ pub fn scrub_mapped(
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
 ) {
-    let Some(credential) = exchange.target_credential().cloned() else {
-        return;
-    };
-    if credential.secret.path().is_some() {
-        scrub_fields(exchange, metrics, (proxy, &credential), headers, is_mapped);
-    }
+    scrub_fields(exchange, metrics, proxy, headers, |name, in_path| {
+        in_path && is_mapped(name)
+    });
 }
 
 /// Whether a field's references are mapped to the proxy, or its path.
@@ -69,19 +63,25 @@ fn is_mapped(name: &HeaderName) -> bool {
     urls::is_mapped(name) || *name == header::SET_COOKIE
 }
 
+/// Overwrites the secret of the target in the fields that `which` names, which is also told whether
+/// the secret stands in the path.
 fn scrub_fields(
     exchange: &mut Exchange,
     metrics: &Metrics,
-    (proxy, credential): (&CompiledProxy, &TargetCredential),
+    proxy: &CompiledProxy,
     headers: &mut HeaderMap,
-    which: impl Fn(&HeaderName) -> bool,
+    which: impl Fn(&HeaderName, bool) -> bool,
 ) {
+    let Some(credential) = exchange.target_credential().cloned() else {
+        return;
+    };
     let Some(scrub) = credential.secret.scrub() else {
         return;
     };
+    let in_path = credential.secret.path().is_some();
     exchange.notes.scrub = ScrubState::Searched;
     let mut times = 0;
-    for (_, value) in headers.iter_mut().filter(|(name, _)| which(name)) {
+    for (_, value) in headers.iter_mut().filter(|(name, _)| which(name, in_path)) {
         if let Some(found) = scrub.overwrite(value.as_bytes()) {
             // Stars in the place of bytes of a field value make another one.
             if let Ok(scrubbed) = HeaderValue::from_bytes(&found.text) {
@@ -92,7 +92,7 @@ fn scrub_fields(
     }
     if times > 0 {
         exchange.notes.scrubbed += times;
-        tell(metrics, exchange.id, proxy.id, credential);
+        tell(metrics, exchange.id, proxy.id, &credential);
     }
 }
 

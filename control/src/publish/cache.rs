@@ -140,8 +140,7 @@ impl Slot {
 
 /// Whether one version is of a later history than another, or later in the same.
 fn is_newer(one: &OrgConfig, other: Option<&OrgConfig>) -> bool {
-    let age = |config: &OrgConfig| (config.head.epoch.clone(), config.head.n);
-    other.is_none_or(|other| age(other) < age(one))
+    other.is_none_or(|other| (&other.head.epoch, other.head.n) < (&one.head.epoch, one.head.n))
 }
 
 /// Whether it is the version of a head, with what regions keep alone: that may have come since.

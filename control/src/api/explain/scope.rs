@@ -206,7 +206,10 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use http::HeaderMap;
+    use proptest::prelude::*;
+    use proto::body_view::{BodyLimits, BodyView};
     use proto::path::{PathOptions, PathReading};
+    use proto::rule::{BodyFacts, Outcome};
 
     use super::super::described::Unknown;
     use super::*;
@@ -258,6 +261,93 @@ mod tests {
         ] {
             assert_eq!(found(rule.clone(), true), overridden, "{rule} overridden");
             assert_eq!(found(rule.clone(), false), plain, "{rule}");
+        }
+    }
+
+    /// A rule of a small world, in which most rules match some request.
+    fn rules() -> impl Strategy<Value = Value> {
+        let pick = |of: &'static [&'static str]| proptest::sample::select(of);
+        (
+            pick(&["deny", "allow"]),
+            pick(&["enforce", "enforce", "shadow"]),
+            proptest::sample::subsequence(vec!["GET", "POST"], 0..=2),
+            proptest::option::of(pick(&["^/x", "^/y"])),
+            proptest::option::of(pick(&["present", "absent"])),
+            proptest::option::of(pick(&["^1$", "^2$"])),
+            proptest::option::of(pick(&["127.0.0.0/8", "192.0.2.0/24"])),
+        )
+            .prop_map(|(effect, mode, methods, path, header, body, source)| {
+                let mut rule = json!({"effect": effect, "mode": mode, "methods": methods});
+                if let Some(pattern) = path {
+                    rule["path"] = json!({ "pattern": pattern });
+                }
+                if let Some(presence) = header {
+                    rule["headers"] = json!([{"name": "x-a", "presence": presence}]);
+                }
+                if let Some(value) = body {
+                    rule["body"] = json!([{"json_path": "$.n", "value": value}]);
+                }
+                if let Some(range) = source {
+                    rule["source"] = json!([range]);
+                }
+                rule
+            })
+    }
+
+    proptest! {
+        /// What is said of a request of which all is known is what the pipeline decides, and what
+        /// is said for certain of one of which less is known is that as well.
+        #[test]
+        fn a_scope_is_explained_as_the_pipeline_decides(
+            rules in proptest::collection::vec(rules(), 0..5),
+            (default_allows, is_post, is_at_x) in any::<(bool, bool, bool)>(),
+            (has_header, is_two, is_local) in any::<(bool, bool, bool)>(),
+            (no_headers, no_body, no_source, no_path) in any::<(bool, bool, bool, bool)>(),
+        ) {
+            let rules: Vec<Rule> = (rules.into_iter().enumerate())
+                .map(|(at, mut rule)| {
+                    rule["id"] = json!(format!("rul_{at}"));
+                    serde_json::from_value(rule).unwrap()
+                })
+                .collect();
+            let default = if default_allows { Effect::Allow } else { Effect::Deny };
+            let scoped = Scoped {
+                scope: Scope::Proxy,
+                id: "prx_1".to_owned(),
+                default,
+                rules: rules.iter().collect(),
+                set: RuleSet::compile(&rules, default).unwrap(),
+                any_method: OnceLock::new(),
+            };
+            let method = if is_post { "POST" } else { "GET" };
+            let path: &[u8] = if is_at_x { b"/x" } else { b"/y" };
+            let path = PathReading::parse(path, PathOptions::default()).unwrap();
+            let mut headers = HeaderMap::new();
+            if has_header {
+                headers.insert("x-a", http::HeaderValue::from_static("1"));
+            }
+            let local = if is_local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(192, 0, 2, 1) };
+            let source = IpAddr::V4(local);
+            let body: &[u8] = if is_two { br#"{"n": 2}"# } else { br#"{"n": 1}"# };
+            let limits = BodyLimits::new(1024);
+            let view = BodyView::read(Some(b"application/json"), None, body, &limits);
+            let facts = Facts::new(method.as_bytes(), &path, b"", &headers, source);
+            let whole = facts.clone().with_body(BodyFacts::of(Some(&view)));
+            let decided = match scoped.set.evaluate(&whole).outcome {
+                Outcome::Allowed { .. } => Known::Yes,
+                Outcome::Denied { .. } => Known::No,
+                Outcome::NeedsBody => return Err(TestCaseError::fail("the body is known")),
+            };
+
+            let known = Described { source: Some(source), ..Described::default() };
+            prop_assert_eq!(scoped.judge(&whole, &known, &mut Vec::new()).0, decided);
+
+            let unknown = Unknown { headers: no_headers, path: no_path, ..Unknown::default() };
+            let source = known.source.filter(|_| !no_source);
+            let less = Described { source, unknown, ..Described::default() };
+            let facts = if no_body { &facts } else { &whole };
+            let said = scoped.judge(facts, &less, &mut Vec::new()).0;
+            prop_assert!(said == Known::Unknown || said == decided, "{said:?}, not {decided:?}");
         }
     }
 }

@@ -51,14 +51,7 @@ impl Writer {
         gather: Duration,
         runtime: &Handle,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        let writing = Writing {
-            client,
-            schema,
-            gather,
-            waiting,
-            next: None,
-        };
+        let (queue, writing) = Writing::new(client, schema, gather);
         runtime.spawn(writing.run());
         Self { queue }
     }
@@ -113,6 +106,19 @@ struct Writing {
 }
 
 impl Writing {
+    /// What writes the batches that come by the queue, which is given with it.
+    fn new(client: Client, schema: Arc<Schema>, gather: Duration) -> (mpsc::Sender<Waiting>, Self) {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let writing = Self {
+            client,
+            schema,
+            gather,
+            waiting,
+            next: None,
+        };
+        (queue, writing)
+    }
+
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         while let Some(group) = self.gather().await {
@@ -191,15 +197,7 @@ mod tests {
     fn writing(gather: Duration) -> (mpsc::Sender<Waiting>, Writing) {
         let client = Client::default();
         let schema = Arc::new(Schema::new(&client, "requestrocket", 30));
-        let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        let writing = Writing {
-            client,
-            schema,
-            gather,
-            waiting,
-            next: None,
-        };
-        (queue, writing)
+        Writing::new(client, schema, gather)
     }
 
     /// A batch of so many rows that are taken to have so many bytes.
