@@ -151,8 +151,7 @@ impl Exchange<'_> {
             Ok(lease) => lease,
             Err(kind) => return Err(unsent(self.or_total_timeout(kind), head, body)),
         };
-        let (method, terms) = (head.method.clone(), head.terms);
-        let received = lease.received();
+        let (method, terms, received) = (head.method.clone(), head.terms, lease.received());
         after_others().await;
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
         let passing = gate::pass(gate, (&mut *attempts, &mut head), self.total_due).await;
