@@ -156,7 +156,10 @@ impl Waiting {
         match turn.saturating_sub(at_hand) {
             0 => Duration::ZERO,
             // A window's tokens take a sub-window more than the window.
-            turn => view.retry_after(Cause::Empty, turn, now_ns).0.mul_f64(1.03),
+            turn => {
+                let wait = view.retry_after(Cause::Empty, turn, now_ns).0;
+                wait.saturating_mul(103) / 100
+            }
         }
     }
 
