@@ -73,16 +73,26 @@ fn regressions(found: &Value) -> Vec<String> {
         return vec!["the store holds everything that was seen".into()];
     }
     let number = |of: &Value| of.as_u64().map_or("none".to_owned(), |n| n.to_string());
-    let line = |one: &Value| {
-        format!(
+    let line = |one: &Value| match one["leaves_lost"].as_u64() {
+        Some(leaves @ 1..) => format!(
+            "{:20} store: version {:6} without {leaves} of its leaves, which {} holds",
+            name(one),
+            number(&one["stored"]),
+            one["witness"].as_str().unwrap_or_default()
+        ),
+        _ => format!(
             "{:20} store: version {:6} seen: version {:6} by {}",
             name(one),
             number(&one["stored"]),
             number(&one["seen"]),
             one["witness"].as_str().unwrap_or_default()
-        )
+        ),
     };
     let mut lines: Vec<String> = items.iter().map(line).collect();
+    let is_lost = |one: &Value| one["leaves_lost"].as_u64() > Some(0);
+    if items.iter().any(is_lost) {
+        lines.push("leaves are written again within the hour, or at once by either command".into());
+    }
     lines.push("`recover --from-node NAME` writes back what that node serves".into());
     lines.push(
         "`recover --accept-store` lets the store's state count; what came later is lost".into(),
@@ -100,7 +110,13 @@ fn recovered(found: &Value) -> Vec<String> {
             one["epoch"]
         )
     };
-    list(found, "recovered").iter().map(line).collect()
+    let mut lines: Vec<String> = list(found, "recovered").iter().map(line).collect();
+    if let Some(leaves @ 1..) = found["leaves_written"].as_u64() {
+        lines.push(format!(
+            "{leaves} leaves that the store had lost are written again"
+        ));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -125,6 +141,16 @@ mod tests {
         );
         assert!(lines[2].contains("--from-node") && lines[3].contains("--accept-store"));
         assert_eq!(regressions(&json!({"items": []})).len(), 1);
+        let lost = json!({"items": [{"org": "org_1", "slug": "acme", "seen": 7, "stored": 7,
+                                     "leaves_lost": 2, "witness": "this control plane"}]});
+        let lines = regressions(&lost);
+        assert!(lines[0].contains("without 2 of its leaves"), "{lines:?}");
+        assert!(lines[1].contains("within the hour"), "{lines:?}");
+        let written = recovered(&json!({"recovered": [], "leaves_written": 2}));
+        assert_eq!(
+            written,
+            ["2 leaves that the store had lost are written again"]
+        );
         let done = json!({"recovered": [{"slug": "acme", "n": 8, "from": 7, "epoch": 2}]});
         assert!(recovered(&done)[0].ends_with("version 8 has the content of version 7 (epoch 2)"));
     }

@@ -184,7 +184,7 @@ fn source(directory: &Directory) -> Arc<Source> {
     })
 }
 
-/// The same, with how full the store is, and what is replicated.
+/// The same, with how full the store is, what it has lost, and what is replicated.
 fn of_cluster(
     metrics: MetricsSource,
     configuration: &Configuration,
@@ -194,6 +194,7 @@ fn of_cluster(
     Arc::new(move || {
         let mut families = metrics();
         families.extend(publisher.room_families());
+        families.extend(publisher.mending_families());
         if let Some(directory) = &directory {
             families.extend(directory.status.families(&directory.other_homes()));
         }

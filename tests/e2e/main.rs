@@ -36,6 +36,7 @@ mod late_reads;
 mod learning;
 mod links;
 mod listed;
+mod lost_leaf;
 mod membership;
 mod meters;
 mod namesakes;

@@ -293,34 +293,36 @@ fn a_control_plane_starts_with_a_damaged_store_and_recovers_it() {
         assert_eq!(status.code(), Some(0));
         folder
     };
-    let orgs = |control: &Gateway, method: &str| {
-        let slug = json!({"slug": "made-after"});
+    let orgs = |control: &Gateway, method: &str, slug: &str| {
+        let slug = json!({"slug": slug});
         let body = (method == "POST").then_some(&slug);
         let answer = control.control_call(method, "/api/v1/orgs", Some(&control.token), body);
         answer.status()
     };
-    // A leaf is lost: what was seen before is shown, and nothing is built on it.
+    // A root is lost: the version was seen whole before, and is built on.
     let folder = stopped(control);
-    let leaf = keys::leaf(SYSTEM_ORG, &head.roots[EVERYWHERE]);
-    let content = raw.get(&leaf);
-    raw.put(vec![Op::Delete(leaf.clone())]);
+    let root = keys::leaf(SYSTEM_ORG, &head.roots[EVERYWHERE]);
+    raw.put(vec![Op::Delete(root)]);
+    let control = cluster.control_again(folder, &token);
+    assert_eq!(orgs(&control, "GET", ""), 200);
+    assert_eq!(orgs(&control, "POST", "made-on-it"), 201);
+    let folder = stopped(control);
+
+    // The head is none: what was seen before is shown, and nothing is built on it. Nodes have what
+    // it was.
+    raw.put(vec![Op::put(keys::head(SYSTEM_ORG), "nonsense")]);
     let control = cluster.control_again(folder, &token);
     let log = control.log();
     assert!(log.contains("store-damaged"), "{log}");
-    assert_eq!(orgs(&control, "GET"), 200);
-    assert_eq!(orgs(&control, "POST"), 500);
-    let folder = stopped(control);
-    raw.put(vec![Op::put(leaf, content)]);
-
-    // The head is none: nodes have what it was.
-    raw.put(vec![Op::put(keys::head(SYSTEM_ORG), "nonsense")]);
-    let control = cluster.control_again(folder, &token);
-    assert_eq!(orgs(&control, "GET"), 200);
+    assert_eq!(orgs(&control, "GET", ""), 200);
+    assert_eq!(orgs(&control, "POST", "made-after"), 500);
     wait_for("what a node serves, written back", || {
         let (good, _) = recover(&control, &["--from-node", "gw-1"]);
         good.then_some(())
     });
-    wait_for("a write", || (orgs(&control, "POST") == 201).then_some(()));
+    wait_for("a write", || {
+        (orgs(&control, "POST", "made-after") == 201).then_some(())
+    });
     assert_eq!(proxy.request("GET", "/").send(&node.url).status(), 200);
 }
 

@@ -16,7 +16,7 @@ use super::answer::Answer;
 use super::call::Call;
 use super::error::{Code, Refusal};
 use super::{page, write};
-use crate::publish::{Author, RecoverError, Recovered, Regressed, Source};
+use crate::publish::{Author, RecoverError, Recovered, Recovery, Regressed, Source};
 use crate::route::{Gives, Route, Takes, Verb};
 
 /// How long the node that is asked may take to write back what it has.
@@ -65,7 +65,7 @@ struct Decision {
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
     let page = call.request.page()?;
-    let found = call.control.publisher.regressed().await;
+    let found = call.control.publisher.regressed_or_lost().await;
     let found = found.map_err(write::refusal)?;
     let items = found.iter();
     let items = items.map(|found| (found.org.to_string(), regression(&call, found)));
@@ -95,7 +95,7 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
             let told = call.audited(SYSTEM_ORG, act).await;
             reclaimed.map_err(not_reclaimed)?;
             told?;
-            return Ok(Answer::json(json!({ "recovered": [] })));
+            return Ok(Answer::json(done(&call, &Recovery::default())));
         }
         _ => {
             let one = "takes one of `from_node`, `accept_store`: true, `reclaim_space`: true";
@@ -110,12 +110,19 @@ async fn recover(call: Call) -> Result<Answer, Refusal> {
     };
     let deadline = Instant::now() + ANSWER_MAX;
     let recovered = call.control.publisher.recover(&source, &author, deadline);
-    let recovered = recovered.await.map_err(refusal)?;
-    for one in &recovered {
+    let recovery = recovered.await.map_err(refusal)?;
+    for one in &recovery.recovered {
         call.control.see_version(one.org, one.n).await;
     }
-    let orgs: Vec<Value> = recovered.iter().map(|one| shown(&call, one)).collect();
-    Ok(Answer::json(json!({ "recovered": orgs })))
+    Ok(Answer::json(done(&call, &recovery)))
+}
+
+fn done(call: &Call, recovery: &Recovery) -> Value {
+    let orgs = recovery.recovered.iter().map(|one| shown(call, one));
+    json!({
+        "recovered": orgs.collect::<Vec<_>>(),
+        "leaves_written": recovery.leaves_written,
+    })
 }
 
 /// Some of it may have been done: what is said of writes does not hold.
@@ -146,6 +153,7 @@ fn regression(call: &Call, found: &Regressed) -> Value {
         "slug": call.control.slug_of(found.org),
         "seen": found.seen,
         "stored": found.stored,
+        "leaves_lost": found.leaves,
         "witness": found.witness,
     })
 }

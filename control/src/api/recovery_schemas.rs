@@ -13,6 +13,9 @@ pub fn regression() -> Value {
             "seen": {"type": ["integer", "null"],
                      "description": "The version that this control plane has seen"},
             "stored": {"type": ["integer", "null"], "description": "The version in the store"},
+            "leaves_lost": {"type": "integer",
+                            "description": "Leaves of the stored version that are not there, or \
+                                            not as they are named"},
             "witness": {"type": "string", "description": "Who has seen more than is stored"}
         }
     })
@@ -40,7 +43,10 @@ pub fn recovered() -> Value {
     json!({
         "type": "object",
         "description": "The versions that now count",
-        "properties": {"recovered": {"type": "array", "items": {
+        "properties": {
+            "leaves_written": {"type": "integer",
+                               "description": "Leaves that the store had lost, written again"},
+            "recovered": {"type": "array", "items": {
             "type": "object",
             "properties": {
                 "org": {"type": "string", "description": "The organisation's id"},

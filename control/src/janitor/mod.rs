@@ -39,6 +39,8 @@ use crate::publish::{PublishError, Publisher};
 /// Rounds look at what changed; after so long one looks at everything, for what a publisher that
 /// died has left without a change.
 const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// How often it is looked for what the store has lost of newest versions.
+const MEND_EVERY: Duration = Duration::from_secs(3_600);
 /// How often archived versions that are too old are looked for in every organisation.
 const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 /// A store that does not compact itself keeps changes for so long.
@@ -101,6 +103,8 @@ pub struct Janitor {
     purged: HashMap<OrgId, Keeps>,
     /// When everything was looked at.
     whole_at: Option<Instant>,
+    /// When it was last looked for what the store has lost.
+    mended_at: Option<Instant>,
     /// When archived versions that are too old were last looked for.
     retained_at: Option<Instant>,
     /// Revisions of the store, and when they were the newest.
@@ -119,6 +123,7 @@ impl Janitor {
             settled: HashMap::new(),
             purged: HashMap::new(),
             whole_at: None,
+            mended_at: None,
             retained_at: None,
             revisions: VecDeque::new(),
         }
@@ -181,6 +186,12 @@ impl Janitor {
             self.publisher.finish_all_retiring().await?;
         }
         let now = Instant::now();
+        let due = |at: Instant| now.duration_since(at) >= MEND_EVERY;
+        if leads && self.mended_at.is_none_or(due) {
+            // First: nothing is swept where something cannot be read.
+            self.publisher.mend().await?;
+            self.mended_at = Some(now);
+        }
         let due = |at: Instant| now.duration_since(at) >= WHOLE_EVERY;
         let whole = leads && self.whole_at.is_none_or(due);
         let mut round = Round::default();

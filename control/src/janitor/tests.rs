@@ -937,6 +937,46 @@ async fn a_version_that_goes_while_it_is_read_is_not_archived_in_part() {
     }
 }
 
+/// Nobody reads again what he serves: what the store has lost of it is looked for, and written
+/// again by who holds it. Who does not leaves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_has_lost_of_a_newest_version_is_written_again() {
+    let scene = Scene::new().await;
+    let mut plane = scene.plane("a");
+    publish(&plane.publisher, scene.org, large(1, true)).await;
+    let newest = plane.publisher.load(scene.org).await.unwrap();
+    let held = newest.reaches().map(|hash| keys::leaf(scene.org, &hash));
+    let held: Vec<String> = held.collect();
+    let pair = scene.inner.get(&held[0]).await.unwrap().value.unwrap();
+    let ops = vec![
+        Op::Delete(held[0].clone()),
+        Op::put(held[1].clone(), "nonsense"),
+    ];
+    let lose = Txn {
+        ops,
+        ..Txn::default()
+    };
+    scene.inner.txn(lose.clone()).await.unwrap();
+    let fresh = scene.plane("b");
+    assert_eq!(fresh.publisher.mend().await.unwrap(), 0);
+    assert!(scene.keys(&held[0]).await.is_empty());
+    plane.round().await;
+    let again = scene.inner.get(&held[0]).await.unwrap().value.unwrap();
+    assert_eq!(again.value, pair.value);
+    scene.is_clean().await;
+    let form = proto::exposition::text::Form::Prometheus;
+    let text = plane.publisher.mending_families().text(form);
+    assert!(
+        text.contains("leaves_lost 0") && text.contains("rewritten_total 2"),
+        "{text}"
+    );
+    // It is the newest no more: what it alone reached may go.
+    scene.inner.txn(lose).await.unwrap();
+    publish(&plane.publisher, scene.org, large(2, false)).await;
+    assert_eq!(plane.publisher.mend().await.unwrap(), 0);
+    fresh.janitor.publisher.load(scene.org).await.unwrap();
+}
+
 /// What is damaged is said not to be archived, so that it stays where it may be mended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_without_its_content_is_tried_again() {

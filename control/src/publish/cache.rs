@@ -111,14 +111,17 @@ impl Slot {
             };
             let unchanged = Compare::ModRevision(keys::head(org), revision);
             // Others publish too: what was seen may be newer than what was made here.
-            let seen = seen.as_ref().map(|state| &*state.config);
+            let seen = seen.map(|state| Arc::clone(&state.config));
             let seen = seen.filter(|seen| is_newer(seen, known.as_deref()));
-            refuse_regression(store, org, seen, &head).await?;
-            if let Some(config) = known.clone().filter(|known| is_all_of(known, &head)) {
+            refuse_regression(store, org, seen.as_deref(), &head).await?;
+            // What the store has lost of a version that was seen whole is not needed of it.
+            let mut here = seen.iter().chain(&known);
+            if let Some(config) = here.find(|config| is_all_of(config, &head)).cloned() {
                 return Ok(Parent { config, unchanged });
             }
             refuse_regression(store, org, known.as_deref(), &head).await?;
-            match load::version(store, org, head, known.as_deref()).await {
+            let nearest = seen.as_deref().or(known.as_deref());
+            match load::version(store, org, head, nearest).await {
                 Ok(loaded) => {
                     // A version built on a part of its parent would lose the rest.
                     if let Some(fault) = loaded.faults.first() {
@@ -143,9 +146,10 @@ fn is_newer(one: &OrgConfig, other: Option<&OrgConfig>) -> bool {
     other.is_none_or(|other| (&other.head.epoch, other.head.n) < (&one.head.epoch, one.head.n))
 }
 
-/// Whether it is the version of a head, with what regions keep alone: that may have come since.
+/// Whether it is the version of a head, with what regions keep alone, that may have come since, and
+/// without a part that could not be read.
 fn is_all_of(known: &OrgConfig, head: &Head) -> bool {
-    known.head == *head && known.withheld().next().is_none()
+    known.head == *head && known.withheld().next().is_none() && !known.is_damaged()
 }
 
 fn unreadable(error: LoadError) -> PublishError {

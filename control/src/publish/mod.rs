@@ -8,9 +8,11 @@
 //! `attempt` makes one version of one parent and writes it; `recognising` finds out whether the
 //! store took it where that did not say; `organisations` adds what creating and deleting an
 //! organisation means; `writes` cuts it into transactions; `idempotency` remembers answers;
-//! `cache` reads parents; `retiring` raises facts that are too many for one transaction, `revoking`
-//! those of an operator in an emergency; `signing` signs what was made before.
+//! `cache` reads parents; `retiring` raises facts that are too many for one transaction,
+//! `revoking` those of an operator in an emergency; `signing` signs what was made before;
+//! `mending` writes again what the store has lost.
 
+mod asking;
 mod attempt;
 mod bootstrap;
 mod cache;
@@ -19,6 +21,7 @@ mod history;
 pub(crate) mod homes;
 pub(crate) mod idempotency;
 mod judging;
+mod mending;
 mod organisations;
 mod recognising;
 pub(crate) mod recovery;
@@ -56,8 +59,9 @@ pub use self::history::{Kept, Place, Request, Rollback};
 pub use self::idempotency::Idempotency;
 use self::idempotency::{Memory, Recalled};
 use self::judging::Judging;
+use self::mending::Mending;
 use self::recognising::{Attempt, tell_unsure};
-pub use self::recovery::{RecoverError, Recovered, Regressed, Source};
+pub use self::recovery::{RecoverError, Recovered, Recovery, Regressed, Source};
 use self::regression::Regressions;
 pub use self::revoking::RevokeError;
 use self::room::Room;
@@ -103,6 +107,7 @@ pub struct Publisher {
     archive: Option<Arc<Archive>>,
     regressions: Regressions,
     room: Room,
+    mending: Mending,
     others: Vec<RegionPublicKey>,
     signer: Option<Arc<Signer>>,
     slots: Slots,
@@ -174,6 +179,7 @@ impl Publisher {
             archive: None,
             regressions: Regressions::default(),
             room: Room::default(),
+            mending: Mending::default(),
             others: Vec::new(),
             signer: None,
             slots,

@@ -3,30 +3,26 @@
 //! Either becomes a new version under a higher epoch, which everybody follows. Revoked secrets
 //! stay revoked in both: what this process and the node know of them is written back first.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use proto::id::OrgId;
 use proto::keys;
-use proto::member::Member;
 use proto::seal;
 use proto::signature::Signer;
-use proto::store::recovery::{self, Ask, Offer, Offered, WriteBackError};
+use proto::store::recovery::{self, Offer, WriteBackError};
 use proto::store::{Compare, Op, Revision, StoreError, Txn, TxnOutcome, load};
 use proto::tree::{Delta, EVERYWHERE, Head, SYSTEM_ORG, VersionRecord};
 use proto::version::Epoch;
 use proto::wire::replication::Position;
 use tokio::time::Instant;
 
+use super::mending::Lost;
 use super::writes::{json, record_ops};
 use super::{Author, PublishError, Publisher};
 
-/// How often it is looked whether the node has answered.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a request and its answers stay in the store.
-const ASK_LEASE: Duration = Duration::from_secs(120);
-
+/// The witness that is this process.
+const HERE: &str = "this control plane";
 /// Whose state counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -45,6 +41,8 @@ pub struct Regressed {
     pub seen: Option<u64>,
     /// The version that the store holds.
     pub stored: Option<u64>,
+    /// Leaves of the stored version that the store has lost.
+    pub leaves: u64,
     /// Who saw more than the store holds.
     pub witness: String,
 }
@@ -60,6 +58,15 @@ pub struct Recovered {
     pub n: u64,
     /// The history that it opens.
     pub epoch: Epoch,
+}
+
+/// What a recovery did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Organisations that have a new version.
+    pub recovered: Vec<Recovered>,
+    /// Leaves that the store had lost and that were written again as they were.
+    pub leaves_written: u64,
 }
 
 /// Why nothing, or not everything, was recovered.
@@ -96,8 +103,8 @@ impl From<StoreError> for RecoverError {
 }
 
 /// The newest version in the store, and the compare that holds while it is.
-struct Stored {
-    head: Option<Head>,
+pub(super) struct Stored {
+    pub head: Option<Head>,
     unchanged: Compare,
 }
 
@@ -124,16 +131,37 @@ impl Publisher {
                 org,
                 seen: seen.map(|state| state.config.head.n),
                 stored: stored.map(|head| head.n),
+                leaves: 0,
                 witness: match reported.get(&org) {
                     Some(node) => format!("node {node}"),
-                    None => "this control plane".to_owned(),
+                    None => HERE.to_owned(),
                 },
             });
         }
         Ok(found)
     }
 
-    /// Ends the regression of every organisation that is in one.
+    /// The same, and the organisations whose newest version the store has lost leaves of.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn regressed_or_lost(&self) -> Result<Vec<Regressed>, PublishError> {
+        let mut found = self.regressed().await?;
+        for Lost { org, n, leaves } in self.lost().await? {
+            found.retain(|one| one.org != org);
+            found.push(Regressed {
+                org,
+                seen: Some(n),
+                stored: Some(n),
+                leaves,
+                witness: HERE.to_owned(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Writes again what the store has lost and this process holds, then ends the regression of
+    /// every organisation that is in one.
     ///
     /// # Errors
     /// [`RecoverError`]; what was recovered before it stays so, and a second call does the rest.
@@ -142,15 +170,16 @@ impl Publisher {
         source: &Source,
         author: &Author,
         deadline: Instant,
-    ) -> Result<Vec<Recovered>, RecoverError> {
-        let regressed = self.regressed().await?;
-        if regressed.is_empty() {
-            return Err(RecoverError::Nothing);
-        }
+    ) -> Result<Recovery, RecoverError> {
         let mut recovered = Vec::new();
+        let leaves_written = self.mend().await?;
+        let regressed = self.regressed().await?;
         match source {
+            _ if regressed.is_empty() && leaves_written == 0 => return Err(RecoverError::Nothing),
+            _ if regressed.is_empty() => {}
             Source::Node(node) => {
-                for (org, offer) in self.ask(node, deadline).await? {
+                let lost = self.lost_here(&regressed).await?;
+                for (org, offer) in self.ask(node, lost, deadline).await? {
                     recovered.push(self.write_back(org, offer, author).await?);
                 }
             }
@@ -160,78 +189,10 @@ impl Publisher {
                 }
             }
         }
-        Ok(recovered)
-    }
-
-    /// Lets a node write its content, and gathers what it says.
-    async fn ask(
-        &self,
-        node: &str,
-        deadline: Instant,
-    ) -> Result<BTreeMap<OrgId, Offer>, RecoverError> {
-        if !self.can_answer(node).await? {
-            return Err(RecoverError::Silent(node.to_owned()));
-        }
-        let ask = Ask {
-            id: seal::random_name(),
-            node: node.to_owned(),
-        };
-        let lease = self.store.grant_lease(ASK_LEASE).await?.id;
-        let put = Op::Put {
-            key: keys::RECOVERY_ASK.to_owned(),
-            value: json(&ask),
-            lease: Some(lease),
-        };
-        let txn = Txn {
-            ops: vec![put],
-            ..Txn::default()
-        };
-        self.store.txn(txn).await?;
-        let offers = self.offers(&ask, deadline).await;
-        // Without an answer the lease ends by itself.
-        let _ = self.store.revoke_lease(lease).await;
-        offers
-    }
-
-    /// Whether a node of this name is there that has something to write back.
-    async fn can_answer(&self, node: &str) -> Result<bool, StoreError> {
-        let mut can = false;
-        load::list(&*self.store, keys::NODES, None, |pair| {
-            if let Ok(member) = serde_json::from_slice::<Member>(&pair.value) {
-                let mut faults = member.faults.iter();
-                let has = faults.any(|fault| recovery::is_recoverable(&fault.code));
-                can |= has && member.name == node;
-            }
+        Ok(Recovery {
+            recovered,
+            leaves_written,
         })
-        .await?;
-        Ok(can)
-    }
-
-    async fn offers(
-        &self,
-        ask: &Ask,
-        deadline: Instant,
-    ) -> Result<BTreeMap<OrgId, Offer>, RecoverError> {
-        let offered = loop {
-            let key = keys::recovery_offered(&ask.id);
-            if let Some(pair) = self.store.get(&key).await?.value {
-                break serde_json::from_slice::<Offered>(&pair.value).map_err(unreadable(&key))?;
-            }
-            if Instant::now() >= deadline {
-                return Err(RecoverError::Silent(ask.node.clone()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        };
-        // In the order of the ids `system` comes first: it names the others.
-        let mut offers = BTreeMap::new();
-        for org in offered.orgs {
-            let key = keys::recovery_offer(&ask.id, org);
-            if let Some(pair) = self.store.get(&key).await?.value {
-                let offer = serde_json::from_slice(&pair.value).map_err(unreadable(&key))?;
-                offers.insert(org, offer);
-            }
-        }
-        Ok(offers)
     }
 
     /// Makes what a node wrote the newest version.
@@ -331,7 +292,7 @@ impl Publisher {
         }
     }
 
-    async fn stored_head(&self, org: OrgId) -> Result<Stored, PublishError> {
+    pub(super) async fn stored_head(&self, org: OrgId) -> Result<Stored, PublishError> {
         let key = keys::head(org);
         Ok(match self.store.get(&key).await?.value {
             None => Stored {
@@ -373,9 +334,4 @@ pub(crate) fn reopening(
     let delta = Op::put(keys::delta(org), json(&delta));
     let record = record_ops(org, &record, signer);
     [head, delta].into_iter().chain(record).collect()
-}
-
-fn unreadable(key: &str) -> impl Fn(serde_json::Error) -> RecoverError {
-    let key = key.to_owned();
-    move |error| PublishError::Unreadable(format!("{key}: {error}")).into()
 }

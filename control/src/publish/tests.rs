@@ -628,6 +628,35 @@ async fn what_others_published_is_known_of_a_store_that_went_back() {
     assert_eq!((seen, found), (5, 2));
 }
 
+/// What is followed was read whole: that the store has lost a part of it since keeps nobody from
+/// publishing.
+#[tokio::test]
+async fn a_version_that_was_seen_whole_is_built_on_without_the_store() {
+    let world = world().await;
+    let first = request(world.org, vec![create_target(1)]);
+    let made = world.publisher.publish(first).await.unwrap();
+    let fresh = another(&world.store, &world.ring);
+    let (mut follower, worlds) = Follower::new(world.store.clone(), "eu");
+    follower.catch_up(in_time()).await.unwrap();
+    let lost = Txn {
+        ops: made
+            .config
+            .reaches()
+            .map(|hash| proto::store::Op::Delete(keys::leaf(world.org, &hash)))
+            .collect(),
+        ..Txn::default()
+    };
+    world.store.inner.txn(lost).await.unwrap();
+    let second = || request(world.org, vec![create_target(2)]);
+    let error = fresh.publish(second()).await.unwrap_err();
+    assert!(matches!(error, PublishError::Unreadable(_)), "{error}");
+    fresh.remember(worlds);
+    fresh.publish(second()).await.unwrap();
+    // All of it was in the one leaf that is written anew.
+    let other = another(&world.store, &world.ring);
+    other.load(world.org).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_stays_unknown_is_said_to_be_unknown() {
     let world = world().await;

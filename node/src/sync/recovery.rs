@@ -1,9 +1,8 @@
 //! Writes this node's configuration back into a store that has lost it, when a person asks for it
 //! (`requestrocket recover --from-node`).
 //!
-//! The store is asked only while it is behind what this node serves, or damaged. Which secrets are
-//! over it is told at once, whatever is decided: facts only rise, and a control plane that lost its
-//! disk does not know them.
+//! Which secrets are over is told at once, whatever is decided: facts only rise, and a control
+//! plane that lost its disk does not know them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,31 +14,35 @@ use proto::retired::Retired;
 use proto::store::follow::World;
 use proto::store::recovery::{self, Ask, Offered, WriteBackError};
 use proto::store::{Compare, KeyValue, Op, Store, StoreError, Txn};
+use proto::tree::Hash;
 use tokio::sync::watch;
 
-/// How often the store is asked while it is behind.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+/// The wait before what the store did not take is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Answers requests that name this node, until the worlds end.
 pub async fn run(node: Arc<str>, store: Arc<dyn Store>, mut worlds: watch::Receiver<Arc<World>>) {
     let (mut answered, mut told) = (None, BTreeMap::new());
     loop {
-        let behind = worlds.wait_for(|world| !recovery::recoverable(world).is_empty());
-        let world = match behind.await {
-            Ok(world) => world.clone(),
-            Err(_) => return,
-        };
-        if let Err(error) = tell_facts(&*store, &world, &mut told).await {
+        let world = worlds.borrow_and_update().clone();
+        let facts = tell_facts(&*store, &world, &mut told).await;
+        if let Err(error) = &facts {
             tracing::warn!(%error, "the store does not know yet which secrets are over: {error}");
         }
-        match answer(&node, &*store, &world, answered.as_deref()).await {
+        let answer = answer(&node, &*store, &world, answered.as_deref()).await;
+        let failed = facts.is_err() || answer.is_err();
+        match answer {
             Ok(Some(id)) => answered = Some(id),
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "the configuration could not be written back: {error}");
             }
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        match failed {
+            true => tokio::time::sleep(AGAIN).await,
+            false if worlds.changed().await.is_err() => return,
+            false => {}
+        }
     }
 }
 
@@ -83,7 +86,7 @@ async fn answer(
     world: &World,
     answered: Option<&str>,
 ) -> Result<Option<String>, WriteBackError> {
-    let Some(asked) = store.get(keys::RECOVERY_ASK).await?.value else {
+    let Some(asked) = &world.asked else {
         return Ok(None);
     };
     // One of another release that cannot be read asks for what this one cannot do.
@@ -93,7 +96,13 @@ async fn answer(
     if ask.node != node || answered == Some(ask.id.as_str()) {
         return Ok(None);
     }
-    let orgs = recovery::recoverable(world);
+    let mut orgs = recovery::recoverable(world);
+    // Another version than the one that is asked for would take its place.
+    let serves = |(org, hash): &(&OrgId, &Hash)| {
+        let state = world.orgs.get(org);
+        state.is_some_and(|state| state.config.head.hash == **hash)
+    };
+    orgs.extend(ask.orgs.iter().filter(serves).map(|(org, _)| *org));
     let count = orgs.len();
     tracing::warn!(
         count,
@@ -113,10 +122,10 @@ async fn answer(
                 continue;
             }
         };
-        put(store, &asked, keys::recovery_offer(&ask.id, org), &offer).await?;
+        put(store, asked, keys::recovery_offer(&ask.id, org), &offer).await?;
         offered.orgs.push(org);
     }
-    put(store, &asked, keys::recovery_offered(&ask.id), &offered).await?;
+    put(store, asked, keys::recovery_offered(&ask.id), &offered).await?;
     Ok(Some(ask.id))
 }
 

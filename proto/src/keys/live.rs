@@ -1,6 +1,6 @@
 //! What a node watches, told by its key.
 
-use super::{BEAT, DELTAS, HEADS, REGIONS, RETIRED, TESTS};
+use super::{BEAT, DELTAS, HEADS, RECOVERY_ASK, REGIONS, RETIRED, TESTS};
 use crate::id::{CredentialId, OrgId, RequestId};
 
 /// A key below [`LIVE`].
@@ -16,6 +16,8 @@ pub enum Live {
     Test(RequestId),
     /// The gateways of all regions.
     Regions,
+    /// A person's request to write back what the store has lost.
+    RecoveryAsk,
     /// The beat of control.
     Beat,
 }
@@ -26,6 +28,7 @@ impl Live {
         match key {
             BEAT => return Some(Self::Beat),
             REGIONS => return Some(Self::Regions),
+            RECOVERY_ASK => return Some(Self::RecoveryAsk),
             _ => {}
         }
         if let Some(org) = key.strip_prefix(HEADS) {

@@ -176,8 +176,8 @@ pub fn joined(region: &str) -> String {
     format!("joined/{region}")
 }
 
-/// A person's request to write back what the store has lost.
-pub const RECOVERY_ASK: &str = "recovery/ask";
+/// A person's request to write back what the store has lost. Nodes see it by their watch.
+pub const RECOVERY_ASK: &str = "live/recovery";
 
 /// What a node wrote back of one organisation, for the request with this id.
 pub fn recovery_offer(id: &str, org: OrgId) -> String {
@@ -398,6 +398,7 @@ mod tests {
                 Some(Live::Retired(org, credential)),
             ),
             (BEAT.to_owned(), Some(Live::Beat)),
+            (RECOVERY_ASK.to_owned(), Some(Live::RecoveryAsk)),
             ("live/".to_owned(), None),
             ("live/head/x".to_owned(), None),
             (format!("live/retired/{org}"), None),

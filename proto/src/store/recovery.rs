@@ -1,8 +1,9 @@
 //! Writing back, from what a process serves, what a restored or wiped store has lost.
 //!
-//! A person asks one node (`recovery/ask`); the node writes the content of every organisation in
-//! which the store regressed: facts, sealed values, leaves. None of that is in effect by itself.
-//! Then it says what it wrote (`recovery/offer/…`), and control makes it the newest version.
+//! A person asks one node (`live/recovery`); the node writes the content of every organisation in
+//! which the store regressed, and of those that the request names: facts, sealed values, leaves.
+//! None of that is in effect by itself. Then it says what it wrote (`recovery/offer/…`), and
+//! control makes it the newest version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,11 @@ pub struct Ask {
     pub id: String,
     /// The `node_name` of the node that is asked.
     pub node: String,
+    /// Organisations of which the store has lost something that control does not hold either, with
+    /// the hashes of their heads. A node that serves such a version misses nothing, and so does
+    /// not see that by itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub orgs: BTreeMap<OrgId, Hash>,
 }
 
 /// What a node wrote of one organisation.

@@ -156,6 +156,7 @@ impl Bench {
             faults: vec![],
             tests: Default::default(),
             gateways: Arc::new(self.gateways.clone()),
+            asked: None,
         };
         let compiled = self.compiler.compile(&world);
         assert!(compiled.faults.is_empty(), "{:?}", compiled.faults);

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::ahead::Ahead;
-use self::news::{Heard, News, collect, gateways, is_beat, posted};
+use self::news::{Heard, News, Notices, collect, is_beat};
 use self::pulse::Pulse;
 use self::reader::{Outcome, Reader};
 use self::world::slugs;
@@ -35,11 +35,9 @@ use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError};
 use crate::beat::Beat;
 use crate::health::Health;
-use crate::id::{OrgId, RequestId};
+use crate::id::OrgId;
 use crate::keys::{self, Live};
-use crate::regions::Gateways;
 use crate::restarts::Restarts;
-use crate::test_request::Posted;
 use crate::tree::SYSTEM_ORG;
 
 /// Organisations read at one time.
@@ -62,8 +60,7 @@ pub struct Follower {
     health: Health,
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
-    tests: BTreeMap<RequestId, Arc<Posted>>,
-    gateways: Arc<Gateways>,
+    notices: Notices,
     /// How often in a row all was listed for content that could not be read.
     retries: u32,
 }
@@ -86,8 +83,7 @@ impl Follower {
                 world,
                 health: Health::default(),
                 faults,
-                tests: BTreeMap::new(),
-                gateways: Arc::default(),
+                notices: Notices::default(),
                 retries: 0,
             },
             receiver,
@@ -219,7 +215,7 @@ impl Follower {
         let mut news: BTreeMap<OrgId, News> = BTreeMap::new();
         let mut stray = Vec::new();
         let store = Arc::clone(&self.store);
-        let (mut tests, mut regions) = (BTreeMap::new(), None);
+        let mut notices = Notices::default();
         // What a list revokes stands beside what is large in it: who serves already waits for
         // nothing.
         let serves = !self.world.borrow().orgs.is_empty();
@@ -228,13 +224,11 @@ impl Follower {
         // out: 10,000 of them would be 320 MB.
         let beyond = Some(keys::BEYOND_DELTAS);
         let at = load::list_after(&*store, keys::LIVE, beyond, None, |pair| {
-            tests.extend(posted(&pair));
-            regions = gateways(&pair).or_else(|| regions.take());
+            notices.put(&pair);
             collect(&mut news, &mut stray, pair);
         })
         .await?;
-        self.tests = tests;
-        self.gateways = regions.unwrap_or_default();
+        self.notices = notices;
         self.faults.insert(None, stray);
         let world = Arc::clone(&self.world.borrow());
         for org in world.orgs.keys() {
@@ -258,14 +252,10 @@ impl Follower {
         for event in change.events {
             match event {
                 Event::Put(pair) => {
-                    self.tests.extend(posted(&pair));
-                    if let Some(gateways) = gateways(&pair) {
-                        self.gateways = gateways;
-                    }
+                    self.notices.put(&pair);
                     collect(&mut news, &mut stray, pair);
                 }
                 Event::Delete { key, .. } => match Live::parse(&key) {
-                    Some(Live::Test(id)) => drop(self.tests.remove(&id)),
                     Some(Live::Head(org)) => {
                         news.entry(org).or_default().head = Some(Heard::Gone);
                     }
@@ -275,8 +265,8 @@ impl Follower {
                             .retired
                             .insert(credential, None);
                     }
-                    Some(Live::Regions) => self.gateways = Arc::default(),
-                    Some(Live::Delta(_) | Live::Beat) | None => {}
+                    Some(other) => self.notices.delete(other),
+                    None => {}
                 },
             }
         }
@@ -343,8 +333,9 @@ impl Follower {
             revision,
             orgs,
             slugs,
-            tests: self.tests.clone(),
-            gateways: Arc::clone(&self.gateways),
+            tests: self.notices.tests.clone(),
+            gateways: Arc::clone(&self.notices.gateways),
+            asked: self.notices.asked.clone(),
             faults,
         };
         let regressed = recovery::regressed(&world).len();

@@ -87,23 +87,47 @@ pub(super) fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, 
             }),
             Err(_) => {}
         },
-        Some(Live::Test(_) | Live::Regions | Live::Beat) | None => {}
+        Some(Live::Test(_) | Live::Regions | Live::RecoveryAsk | Live::Beat) | None => {}
     }
 }
 
-/// The gateways that a key holds; what this release cannot read changes nothing.
-pub(super) fn gateways(pair: &KeyValue) -> Option<Arc<Gateways>> {
-    let is_it = Live::parse(&pair.key) == Some(Live::Regions);
-    let read = is_it.then(|| serde_json::from_slice(&pair.value));
-    read?.ok().map(Arc::new)
+/// What stands below `live/` besides the organisations.
+#[derive(Default)]
+pub(super) struct Notices {
+    pub tests: BTreeMap<RequestId, Arc<Posted>>,
+    pub gateways: Arc<Gateways>,
+    /// A person's request to write back what the store has lost.
+    pub asked: Option<Arc<KeyValue>>,
 }
 
-/// The test request that a key holds; one that this release cannot read is another's to send.
-pub(super) fn posted(pair: &KeyValue) -> Option<(RequestId, Arc<Posted>)> {
-    let Some(Live::Test(id)) = Live::parse(&pair.key) else {
-        return None;
-    };
-    let request = serde_json::from_slice(&pair.value).ok()?;
-    let lease = pair.lease;
-    Some((id, Arc::new(Posted { request, lease })))
+impl Notices {
+    /// Takes in a key. Gateways that this release cannot read change nothing; a test request that
+    /// it cannot read is another's to send.
+    pub fn put(&mut self, pair: &KeyValue) {
+        match Live::parse(&pair.key) {
+            Some(Live::Test(id)) => {
+                if let Ok(request) = serde_json::from_slice(&pair.value) {
+                    let lease = pair.lease;
+                    self.tests.insert(id, Arc::new(Posted { request, lease }));
+                }
+            }
+            Some(Live::Regions) => {
+                if let Ok(gateways) = serde_json::from_slice(&pair.value) {
+                    self.gateways = Arc::new(gateways);
+                }
+            }
+            Some(Live::RecoveryAsk) => self.asked = Some(Arc::new(pair.clone())),
+            Some(Live::Head(_) | Live::Delta(_) | Live::Retired(..) | Live::Beat) | None => {}
+        }
+    }
+
+    /// A key is gone.
+    pub fn delete(&mut self, key: Live) {
+        match key {
+            Live::Test(id) => drop(self.tests.remove(&id)),
+            Live::Regions => self.gateways = Arc::default(),
+            Live::RecoveryAsk => self.asked = None,
+            Live::Head(_) | Live::Delta(_) | Live::Retired(..) | Live::Beat => {}
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::object::{Body, ObjectId};
 use crate::regions::Gateways;
 use crate::retired::Retired;
 use crate::seal::Sealed;
-use crate::store::Revision;
+use crate::store::{KeyValue, Revision};
 use crate::test_request::Posted;
 use crate::tree::{OrgConfig, SYSTEM_ORG};
 
@@ -29,6 +29,9 @@ pub struct World {
     pub tests: BTreeMap<RequestId, Arc<Posted>>,
     /// The gateways of all regions.
     pub gateways: Arc<Gateways>,
+    /// A person's request to write back what the store has lost: the value is an
+    /// [`Ask`](crate::store::recovery::Ask).
+    pub asked: Option<Arc<KeyValue>>,
     /// What could not be applied.
     pub faults: Vec<Fault>,
 }
