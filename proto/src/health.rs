@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::beat::SKEW_MAX;
+use crate::boot_instant::BootInstant;
 use crate::exposition::Families;
 
 /// What a readiness probe is told.
@@ -53,7 +54,8 @@ struct State {
     regressed: AtomicU64,
     /// Milliseconds that our clock is ahead of that of the last beat; [`NO_BEAT`] before one.
     clock_ahead_ms: AtomicI64,
-    begun: Instant,
+    /// Facts grow old while the machine sleeps as well.
+    begun: BootInstant,
     /// Milliseconds after `begun` at which the facts were all there are, negative for before it;
     /// [`NEVER_WHOLE`].
     facts_whole_at: AtomicI64,
@@ -73,7 +75,7 @@ impl Default for State {
             store_away: AtomicBool::default(),
             regressed: AtomicU64::default(),
             clock_ahead_ms: AtomicI64::new(NO_BEAT),
-            begun: Instant::now(),
+            begun: BootInstant::now(),
             facts_whole_at: AtomicI64::new(NEVER_WHOLE),
             failed: Mutex::default(),
             kept: Mutex::default(),
@@ -263,6 +265,7 @@ fn is_skewed(offset_ms: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot_instant::asleep;
     use crate::exposition::text::Form;
 
     fn text(health: &Health) -> String {
@@ -325,6 +328,11 @@ mod tests {
         );
         assert!(health.facts_are_older_than(hour / 2) && !health.facts_are_older_than(day));
         assert!(text(&health).contains("\nrequestrocket_facts_age_seconds 36"));
+        asleep::sleep(day);
+        assert!(
+            health.facts_are_older_than(day),
+            "the machine slept for a day"
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod attempt;
 pub mod audit;
 pub mod beat;
 pub mod body_view;
+pub mod boot_instant;
 pub mod breaker;
 pub mod checks;
 pub mod credential;

@@ -1,5 +1,7 @@
 //! The two clocks of the limits, as values: everything below takes them as arguments.
 
+use proto::boot_instant::BootInstant;
+
 /// An instant on both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
@@ -31,13 +33,13 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn boot_ns(&self) -> u64 {
-        read_ns(rustix::time::ClockId::Boottime)
+        BootInstant::now().as_ns()
     }
 
     fn moment(&self) -> Moment {
         Moment {
             boot_ns: self.boot_ns(),
-            unix_ns: read_ns(rustix::time::ClockId::Realtime),
+            unix_ns: unix_ns(),
         }
     }
 }
@@ -63,9 +65,10 @@ impl Clock for ShiftedClock {
     }
 }
 
-fn read_ns(id: rustix::time::ClockId) -> u64 {
-    let time = rustix::time::clock_gettime(id);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+/// The wall clock; 0 before 1970.
+fn unix_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }

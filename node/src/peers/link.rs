@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::boot_instant::BootInstant;
 use proto::wire;
 use proto::wire::link::read_frame;
 use tokio::io::{AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
@@ -42,10 +43,15 @@ pub async fn carry(
 async fn read(reader: ReadHalf<Stream>, peers: &Peers, peer: Opener) -> std::io::Result<()> {
     let mut reader = BufReader::new(reader);
     loop {
+        let asked = BootInstant::now();
         let frame = read_frame(&mut reader, FRAME_BYTES_MAX);
         let Some(frame) = tokio::time::timeout(SILENCE_MAX, frame).await?? else {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         };
+        // The machine slept, or the process was stopped: what has waited here tells ages of then.
+        if asked.elapsed() > SILENCE_MAX {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
         // A peer that is told nothing more asks another one at once.
         if !peers
             .take(peer, wire::decode(&frame).map_err(invalid)?)

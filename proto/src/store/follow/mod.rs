@@ -34,6 +34,7 @@ use super::nearby::{Nearby, Together};
 use super::recovery;
 use super::{Change, Event, KeyValue, Revision, Store, StoreError};
 use crate::beat::Beat;
+use crate::boot_instant::BootInstant;
 use crate::health::Health;
 use crate::id::OrgId;
 use crate::keys::{self, Live};
@@ -195,7 +196,7 @@ impl Follower {
 
     /// Lists the store itself, which proves that everything it held is known.
     async fn list_current(&mut self) -> Result<Revision, StoreError> {
-        let asked = Instant::now();
+        let asked = BootInstant::now();
         let revision = self.list().await?;
         self.health.facts_were_whole(asked.elapsed());
         Ok(revision)

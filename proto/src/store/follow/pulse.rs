@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::beat;
+use crate::boot_instant::BootInstant;
 use crate::health::Health;
 use crate::keys;
 use crate::store::backoff::jitter;
@@ -34,7 +35,7 @@ pub(super) struct Pulse {
 
 enum State {
     Rests(Instant),
-    Reads(StoreFuture<'static, Option<Revision>>, Instant),
+    Reads(StoreFuture<'static, Option<Revision>>, BootInstant),
     Awaits(Revision, Awaited),
 }
 
@@ -42,7 +43,7 @@ enum State {
 #[derive(Clone, Copy)]
 struct Awaited {
     /// When it was asked for: what the store held then is known once the watch shows it.
-    asked: Instant,
+    asked: BootInstant,
     by: Instant,
 }
 
@@ -75,7 +76,7 @@ impl Pulse {
             match &mut self.state {
                 State::Rests(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Reads(read(self.store.clone()), Instant::now());
+                    self.state = State::Reads(read(self.store.clone()), BootInstant::now());
                 }
                 State::Reads(reading, asked) => match reading.await {
                     Ok(beat) => {
@@ -116,7 +117,7 @@ impl Pulse {
 
 impl Pulse {
     /// The watch has shown what the store held when it was asked.
-    fn whole(&self, asked: Instant) -> State {
+    fn whole(&self, asked: BootInstant) -> State {
         self.health.facts_were_whole(asked.elapsed());
         rest(self.every)
     }
