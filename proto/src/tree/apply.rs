@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::operation::{ApplyError, Context, Operation, SecretChange};
 use super::references::{self, Judged};
+use super::told::Told;
 use super::{OrgConfig, aliases, pack};
 use crate::hosts::HostPattern;
 use crate::id::CredentialId;
@@ -36,7 +37,7 @@ pub fn apply(
     for (at, operation) in operations.iter().enumerate() {
         work.step(at, operation)?;
     }
-    work.finish(operations.len())
+    work.finish(operations)
 }
 
 pub(super) struct Work<'a> {
@@ -231,7 +232,7 @@ impl<'a> Work<'a> {
         self.draft.objects.insert(old.id, Arc::new(object));
     }
 
-    fn finish(mut self, operations: usize) -> Result<Draft, ApplyError> {
+    fn finish(mut self, operations: &[Operation]) -> Result<Draft, ApplyError> {
         self.remove_attached();
         self.settle_restored_hosts();
         references::complete(&mut self.draft.objects, self.touched.keys());
@@ -246,10 +247,9 @@ impl<'a> Work<'a> {
             self.context,
             &mut judged,
         );
-        let at = |(at, problem): (usize, Problem)| match operations {
-            ..=1 => problem,
-            _ => problem.below(&format!("/{at}")),
-        };
+        let objects = (self.parent, &self.draft.objects);
+        let told = Told::of(operations);
+        let at = |problem: (usize, Problem)| told.problem(objects, problem);
         if !judged.forbidden.is_empty() {
             return Err(ApplyError::Forbidden(
                 judged.forbidden.into_iter().map(at).collect(),

@@ -25,6 +25,7 @@ mod scopes;
 mod secrets;
 mod sets;
 mod taken;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -56,6 +56,18 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The object that it is about.
+    pub fn id(&self) -> ObjectId {
+        match self {
+            Self::Create { id, .. }
+            | Self::Update { id, .. }
+            | Self::Restore { id, .. }
+            | Self::Delete { id, .. } => *id,
+        }
+    }
+}
+
 /// What an update does to a credential's secret.
 #[derive(Clone, Debug, Default)]
 pub enum SecretChange {
@@ -104,7 +116,8 @@ pub enum ApplyError {
     #[error("the role does not allow this change: {}", listed(.0))]
     Forbidden(Vec<Problem>),
     /// The objects are faulty (422). With one operation a pointer is into its object; with
-    /// several, it begins with the operation's index: `/2/base_url`.
+    /// several, it begins with the operation's index: `/2/base_url`. Those of a rollback name the
+    /// object: `/targets/tgt_…/base_url`.
     #[error("the submitted objects are faulty: {}", listed(.0))]
     Invalid(Vec<Problem>),
     /// A name that must be unique belongs to another object (409).

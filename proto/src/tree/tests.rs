@@ -515,6 +515,47 @@ fn the_operators_policy_and_the_objects_own_rules_count() {
     );
 }
 
+/// Nobody wrote the operations of a rollback: what stands against it is told by the objects.
+#[test]
+fn what_stands_against_a_rollback_names_the_objects() {
+    let lenient = Policy {
+        allow_http: true,
+        ..Policy::default()
+    };
+    let plain = |bits: u128| {
+        let name = format!("old {bits}");
+        let body = json!({"base_url": "http://a.example", "allow_http": true, "name": name});
+        create(target(bits), body)
+    };
+    let context = Context {
+        now: at(1_000),
+        policy: &lenient,
+        role: Role::Admin,
+    };
+    let start = genesis();
+    for count in [1, 2] {
+        let made: Vec<Operation> = (1..=count).map(plain).collect();
+        let draft = apply(&start, &made, &context).unwrap();
+        let back = restore(&start.objects, draft.objects());
+        let ApplyError::Invalid(problems) = try_apply(&start, &back, Role::Admin).unwrap_err()
+        else {
+            panic!("not invalid");
+        };
+        let told = problems
+            .iter()
+            .map(|one| (one.pointer.clone(), &*one.detail));
+        let told: Vec<_> = told.collect();
+        assert_eq!(told.len(), made.len());
+        for (bits, (pointer, detail)) in (1..).zip(told) {
+            assert_eq!(pointer, format!("/targets/{}/base_url", target(bits)));
+            assert!(
+                detail.starts_with(&format!("target `old {bits}`: ")),
+                "{detail}"
+            );
+        }
+    }
+}
+
 #[test]
 fn conflicts_are_told_by_kind() {
     let parent = base();
