@@ -166,7 +166,8 @@ impl Publisher {
         }
         writes.compares.push(Compare::Absent(keys::retiring(org)));
         if facts.retirements.len() > retiring::WITH_HEAD_MAX {
-            retiring::leave(org, &facts.retirements, now, &mut writes);
+            let retirements = facts.retirements.iter().map(|(id, one)| (*id, one));
+            retiring::leave(org, retirements, now, &mut writes)?;
             return Ok(writes);
         }
         for (credential, retirement) in &facts.retirements {

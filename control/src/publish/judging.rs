@@ -11,7 +11,7 @@ use proto::tree::{Context, Draft, Operation, OrgConfig, apply};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Author, PublishError, Publisher};
+use super::{Author, PublishError, Publisher, retiring};
 
 /// Publishes of all organisations that are judged at one time.
 const PUBLISHES_MAX: usize = 4;
@@ -59,8 +59,9 @@ impl Publisher {
         asked: Asked<'_>,
         by: (&Author, Instant),
     ) -> Result<Draft, PublishError> {
-        let tried = self.judged_at(&self.judging.drafts, asked, by).await;
-        tried.map(|(draft, _)| draft)
+        let (draft, now) = self.judged_at(&self.judging.drafts, asked, by).await?;
+        retiring::check(&draft, now)?;
+        Ok(draft)
     }
 
     async fn judged_at(

@@ -27,6 +27,7 @@ mod recognising;
 pub(crate) mod recovery;
 mod regression;
 mod retiring;
+mod retiring_value;
 mod revoking;
 mod room;
 mod signing;

@@ -15,10 +15,10 @@ use proto::retired::Retired;
 use proto::store::facts::raising;
 use proto::store::load;
 use proto::store::{Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
-use proto::tree::Retirement;
-use serde::{Deserialize, Serialize};
+use proto::tree::{ApplyError, Draft, Retirement};
 
-use super::writes::{Writes, json};
+use super::retiring_value::{self, Group};
+use super::writes::Writes;
 use super::{PublishError, Publisher};
 
 /// Facts that go into the head's transaction itself.
@@ -28,39 +28,46 @@ const AT_ONCE: usize = 100;
 /// Tries at facts that others raise too.
 const TRIES: usize = 100;
 
-/// What the value of `retiring/{org}` holds: mostly one group, since a version ends secrets by its
-/// own generation.
-#[derive(Serialize, Deserialize)]
-struct Retiring {
-    groups: Vec<Group>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Group {
-    fact: Retired,
-    credentials: Vec<CredentialId>,
-}
-
 /// Leaves the facts for afterwards.
-pub(super) fn leave(
+///
+/// # Errors
+/// [`ApplyError::TooLarge`]: they are too many for one version.
+pub(super) fn leave<'r>(
     org: OrgId,
-    retirements: &[(CredentialId, Retirement)],
+    retirements: impl Iterator<Item = (CredentialId, &'r Retirement)>,
     now: jiff::Timestamp,
     writes: &mut Writes,
-) {
+) -> Result<(), ApplyError> {
+    let value = value(retirements, now)?;
+    writes.with_head.push(Op::put(keys::retiring(org), value));
+    Ok(())
+}
+
+/// Refuses what a version cannot end at once.
+///
+/// # Errors
+/// As for [`leave`].
+pub(super) fn check(draft: &Draft, now: jiff::Timestamp) -> Result<(), ApplyError> {
+    let retirements = &draft.retirements;
+    match retirements.len() > WITH_HEAD_MAX {
+        true => value(retirements.iter().map(|(id, one)| (*id, one)), now).map(drop),
+        false => Ok(()),
+    }
+}
+
+fn value<'r>(
+    retirements: impl Iterator<Item = (CredentialId, &'r Retirement)>,
+    now: jiff::Timestamp,
+) -> Result<Vec<u8>, ApplyError> {
     let mut groups: Vec<Group> = Vec::new();
     for (credential, retirement) in retirements {
         let fact = retirement.raise(None, now);
         match groups.iter_mut().find(|group| group.fact == fact) {
-            Some(group) => group.credentials.push(*credential),
-            None => groups.push(Group {
-                fact,
-                credentials: vec![*credential],
-            }),
+            Some(group) => group.credentials.push(credential),
+            None => groups.push(Group::of(fact, credential)),
         }
     }
-    let value = json(&Retiring { groups });
-    writes.with_head.push(Op::put(keys::retiring(org), value));
+    retiring_value::encode(groups)
 }
 
 impl Publisher {
@@ -73,11 +80,10 @@ impl Publisher {
         let Some(left) = self.store.get(&key).await?.value else {
             return Ok(());
         };
-        let unreadable = |key: &str, error| PublishError::Unreadable(format!("{key}: {error}"));
-        let retiring: Retiring =
-            serde_json::from_slice(&left.value).map_err(|error| unreadable(&key, error))?;
+        let groups = retiring_value::decode(&left.value);
+        let groups = groups.map_err(|why| PublishError::Unreadable(format!("{key}: {why}")))?;
         for _ in 0..TRIES {
-            if self.raise_all(org, &retiring, &left).await? {
+            if self.raise_all(org, &groups, &left).await? {
                 return Ok(());
             }
         }
@@ -118,7 +124,7 @@ impl Publisher {
     async fn raise_all(
         &self,
         org: OrgId,
-        retiring: &Retiring,
+        groups: &[Group],
         left: &KeyValue,
     ) -> Result<bool, PublishError> {
         let mut known: BTreeMap<String, KeyValue> = BTreeMap::new();
@@ -128,7 +134,7 @@ impl Publisher {
         .await?;
         let now = (self.clock)();
         let (mut txns, mut txn) = (Vec::new(), Txn::default());
-        for group in &retiring.groups {
+        for group in groups {
             for credential in &group.credentials {
                 let key = keys::retired(org, *credential);
                 let raise = |before: Option<Retired>| {
