@@ -28,6 +28,7 @@ pub mod trace;
 pub mod unmatched;
 pub mod versions;
 mod warnings;
+mod written;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use self::problem::Problem;
+use self::written::{VERSION, Written};
 use crate::cli::ControlArgs;
 
 /// Largest answer of the control plane that is read, in bytes.
@@ -67,6 +69,7 @@ pub struct Api {
     /// Of the organisation.
     base: String,
     token: String,
+    written: Written,
 }
 
 impl Api {
@@ -92,6 +95,7 @@ impl Api {
             client,
             root: format!("{base}/api/v1"),
             base: format!("{base}/api/v1/orgs/{}", args.org),
+            written: Written::of(base, &args.org, token.trim()),
             token: token.trim().to_owned(),
         })
     }
@@ -122,7 +126,7 @@ impl Api {
     /// As for [`Api::create`].
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let request = self.client.get(format!("{}{path}", self.base));
-        self.answered(path, request.bearer_auth(&self.token).send())
+        self.answered(path, self.reading(path, request).send())
             .await
     }
 
@@ -132,7 +136,7 @@ impl Api {
     /// As for [`Api::create`].
     pub async fn get_absolute(&self, path: &str) -> anyhow::Result<Value> {
         let request = self.client.get(format!("{}{path}", self.root));
-        self.answered(path, request.bearer_auth(&self.token).send())
+        self.answered(path, self.reading(path, request).send())
             .await
     }
 
@@ -217,6 +221,15 @@ impl Api {
         })
     }
 
+    /// A read of what was written last, or later.
+    fn reading(&self, path: &str, request: awc::ClientRequest) -> awc::ClientRequest {
+        let request = request.bearer_auth(&self.token);
+        match self.written.for_read(path) {
+            Some(version) => request.insert_header((VERSION, version)),
+            None => request,
+        }
+    }
+
     async fn answered(&self, path: &str, sending: awc::SendClientRequest) -> anyhow::Result<Value> {
         let answer = self.reached(sending).await?;
         self.value(path, answer).await
@@ -237,6 +250,12 @@ impl Api {
                  (REQUESTROCKET_CONTROL_URL)",
                 self.root
             );
+        }
+        if let Some(version) = headers
+            .get(VERSION)
+            .and_then(|version| version.to_str().ok())
+        {
+            self.written.told(version);
         }
         Ok(answer)
     }

@@ -89,6 +89,50 @@ fn a_bad_change_is_found_and_taken_back() {
     assert!(!done && said.contains("4711"), "{said}");
 }
 
+/// Behind one address may stand several control planes, which the next command may find in another
+/// order: it waits for what the last one wrote.
+#[test]
+fn a_command_asks_for_what_the_one_before_it_wrote() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    gateway.proxy(&upstream.url());
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = dir.path().join("requestrocket/written.json");
+    let run = |arguments: &[&str]| {
+        let mut command = gateway.client(arguments);
+        let output = command.env("XDG_STATE_HOME", dir.path()).output();
+        let output = output.expect("the binary runs");
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    assert!(run(&["export"]).0);
+    assert!(!state.exists(), "nothing was written");
+    let newest = |(good, said): (bool, String)| -> u64 {
+        assert!(good, "{said}");
+        let versions: Value = serde_json::from_str(&said).expect("JSON");
+        versions["items"][0]["n"].as_u64().expect("a number")
+    };
+    let listing = ["versions", "--limit", "1", "--output", "json"];
+    let n = newest(run(&listing));
+    let back = (n - 1).to_string();
+    let (good, said) = run(&["rollback", &back]);
+    assert!(good, "{said}");
+    let kept = std::fs::read_to_string(&state).expect("what is remembered");
+    assert!(kept.contains(&format!("={}\"", n + 1)), "{kept}");
+    assert_eq!(newest(run(&listing)), n + 1);
+    // As if another control plane had published that.
+    let ahead = kept.replace(&format!("={}\"", n + 1), &format!("={}\"", n + 9));
+    std::fs::write(&state, ahead).expect("a file");
+    let (good, said) = run(&listing);
+    assert!(!good && said.contains("has not arrived here yet"), "{said}");
+    // What is of this place alone does not wait.
+    let (good, said) = run(&["telemetry"]);
+    assert!(good, "{said}");
+}
+
 #[test]
 fn a_file_of_operations_is_one_version_or_none() {
     let gateway = Gateway::start();

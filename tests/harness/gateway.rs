@@ -169,12 +169,17 @@ impl Gateway {
 
     /// Runs a command of the binary against the control plane, with the operator's token.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        binary()
+        self.client(arguments).output().expect("the binary runs")
+    }
+
+    /// The same, to be run.
+    pub fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = binary();
+        command
             .args(arguments)
             .args(["--control", &self.control])
-            .env("REQUESTROCKET_TOKEN", &self.token)
-            .output()
-            .expect("the binary runs")
+            .env("REQUESTROCKET_TOKEN", &self.token);
+        command
     }
 
     /// Calls the control listener.
@@ -326,6 +331,8 @@ pub const TARGET_SECRET: &str = "target-secret-7f3a";
 /// A command of the real binary, without variables of ours that the machine may have set.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_requestrocket"));
+    // What a command remembers for the next one.
+    command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     for (name, _) in std::env::vars() {
         if name.starts_with("REQUESTROCKET_") || name.starts_with("OTEL_") {
             command.env_remove(name);
