@@ -68,6 +68,12 @@ fn said(done: &Value, output: Output, dry_run: bool) {
     warn(done);
     tell(done, output);
     if output == Output::Text {
+        for (given, issued) in done["reissued"].as_object().into_iter().flatten() {
+            say(&format!(
+                "{given} is {} here",
+                issued.as_str().unwrap_or_default()
+            ));
+        }
         for generated in done["generated"].as_array().into_iter().flatten() {
             let id = generated["id"].as_str().unwrap_or_default();
             let secret = generated["secret"]

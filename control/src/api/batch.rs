@@ -60,6 +60,7 @@ pub async fn carry_out(
         let n = current.head.n;
         let mut answer = changes(&call.view(), n, n, &differences);
         warn(&made, &mut answer);
+        made.show_reissued(&mut answer);
         return Ok(Answer::json(answer));
     }
     let (published, made, before) = publish(call, &plan).await?;
@@ -67,6 +68,7 @@ pub async fn carry_out(
     if !published.replayed {
         warn(&made, &mut answer);
         answer["generated"] = made.shown_once().into();
+        made.show_reissued(&mut answer);
     } else if !published.changed.is_empty() && generated_before(call, &published, plan).await? {
         // Other keys are in force.
         let detail = "were shown in the first answer to this write alone; for new ones rotate the \

@@ -1,6 +1,7 @@
 //! What a document is to do to a configuration: operations, each with its place in the document,
 //! and what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::credential::Credential;
@@ -38,6 +39,8 @@ pub struct Plan {
     /// What is to be said of given secrets, new ones and such as replace others.
     warnings: Vec<(ObjectId, Vec<Problem>)>,
     problems: Vec<Problem>,
+    /// Ids of the document that stand for others here.
+    reissued: BTreeMap<ObjectId, ObjectId>,
     /// Credentials for which the document gives a secret.
     given: Vec<Given>,
     /// Fields that the document calls otherwise than the model: the model's word, its own.
@@ -163,6 +166,20 @@ impl Plan {
         if let Some(Body::Credential(stored)) = after {
             let credential = stored.credential.clone();
             self.given.push(Given::new(pointer, id, credential));
+        }
+    }
+
+    /// Notes ids of the document that stand for others here.
+    pub fn reissues(&mut self, ids: impl Iterator<Item = (ObjectId, ObjectId)>) {
+        self.reissued.extend(ids);
+    }
+
+    /// Adds which ids of the document stand for others here, where some do.
+    pub fn show_reissued(&self, shown: &mut Value) {
+        if !self.reissued.is_empty() {
+            let ids = self.reissued.iter();
+            let ids = ids.map(|(given, issued)| (given.to_string(), json!(issued)));
+            shown["reissued"] = Value::Object(ids.collect());
         }
     }
 

@@ -257,6 +257,7 @@ fn changed() -> Value {
         }}
     });
     diff["properties"]["warnings"] = warnings();
+    diff["properties"]["reissued"] = super::config::schemas::reissued();
     diff
 }
 

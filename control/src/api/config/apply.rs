@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::FORMAT;
 use super::entry::{Key, List, Model, fresh, objects};
+use super::identity::Meant;
 use super::kept::stays;
 use super::stored::{Kind, Stored};
 use crate::api::ahead::Given;
@@ -89,12 +90,16 @@ fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
         stored: Stored::of(config),
         named: BTreeMap::new(),
         targets: BTreeMap::new(),
+        reissued: BTreeMap::new(),
         kept: BTreeSet::new(),
     };
     work.apply(&call.request.body);
     if work.prunes {
         work.prune();
     }
+    let reissued = work.reissued.into_iter();
+    work.plan
+        .reissues(reissued.map(|(old, (new, _))| (old, new)));
     work.plan
 }
 
@@ -110,6 +115,8 @@ pub(super) struct Work<'a> {
     pub(super) named: BTreeMap<Key, Vec<ObjectId>>,
     /// Names of the document's targets.
     pub(super) targets: BTreeMap<ObjectId, String>,
+    /// What stands here for ids of another installation, and of which kind.
+    pub(super) reissued: BTreeMap<ObjectId, (ObjectId, Kind)>,
     /// Objects of the newest version that the document names.
     pub(super) kept: BTreeSet<ObjectId>,
 }
@@ -155,12 +162,11 @@ impl Work<'_> {
             Err(problems) => return self.plan.faults(pointer, problems),
         };
         let id = id.as_ref().and_then(Value::as_str);
-        let Some(found) = self.identify(pointer, id, &model) else {
-            return;
-        };
-        let (on, is_new) = match found {
-            Some(id) => (id, false),
-            None => (fresh(list, secret.as_ref()), true),
+        let (on, is_new) = match self.identify(pointer, id, &model) {
+            None => return,
+            Some(Meant::Stored(id)) => (id, false),
+            Some(Meant::New(Some(id))) => (id, true),
+            Some(Meant::New(None)) => (fresh(list, secret.as_ref()), true),
         };
         self.named.entry(model.key()).or_default().push(on);
         if list == List::Targets {
@@ -174,53 +180,6 @@ impl Work<'_> {
         self.policies::<RuleKind>(pointer, on, rules);
         self.policies::<FilterKind>(pointer, on, filters);
         self.policies::<MeterKind>(pointer, on, meters);
-    }
-
-    /// The stored object that an entry means: `Some(None)` for a new one, nothing when that cannot
-    /// be told.
-    fn identify(
-        &mut self,
-        pointer: &str,
-        id: Option<&str>,
-        model: &Model,
-    ) -> Option<Option<ObjectId>> {
-        let kind = model.kind();
-        let found = match id {
-            Some(text) => {
-                let of_kind = |id: &ObjectId| {
-                    let object = self.config.object(*id);
-                    object.is_some_and(|object| Kind::of(&object.body) == Some(kind))
-                };
-                let Some(id) = text.parse().ok().filter(of_kind) else {
-                    let detail = "no object of this kind has this id here; leave `id` out for a \
-                                  new one";
-                    self.refuse(format!("{pointer}/id"), "not-found", detail);
-                    return None;
-                };
-                Some(id)
-            }
-            None => {
-                let candidates = model.candidates(&self.stored);
-                if candidates.len() > 1 {
-                    let (count, words) = (candidates.len(), kind.words());
-                    let name = model.name();
-                    let detail = format!(
-                        "{count} {words} are named `{name}`; add the `id` of the one that is meant"
-                    );
-                    self.refuse(format!("{pointer}/name"), "ambiguous", detail);
-                    return None;
-                }
-                candidates.first().copied()
-            }
-        };
-        let taken = self.named.contains_key(&model.key());
-        let twice = found.is_some_and(|id| !self.kept.insert(id));
-        if twice || (taken && id.is_none()) {
-            let detail = format!("another entry is `{}` already", model.name());
-            self.refuse(format!("{pointer}/name"), "duplicate", detail);
-            return None;
-        }
-        Some(found)
     }
 
     pub(super) fn refuse(

@@ -1,13 +1,15 @@
 //! An organisation's configuration as one document: exported, and applied.
 //!
 //! The document names things by their names, so that it can be kept in a repository and applied to
-//! another organisation; an `id` is given only where a name alone would not tell which is meant. A
-//! document that is applied twice changes nothing the second time. Secrets are never exported; a
-//! credential without `secret` keeps the one that it has.
+//! another organisation; an `id` is given only where a name alone would not tell which is meant,
+//! and one of another installation is issued anew (`identity`). A document that is applied twice
+//! changes nothing the second time. Secrets are never exported; a credential without `secret`
+//! keeps the one that it has.
 
 mod apply;
 mod entry;
 mod export;
+mod identity;
 mod kept;
 mod names;
 pub mod schemas;

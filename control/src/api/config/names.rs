@@ -69,6 +69,10 @@ impl Work<'_> {
         if found.is_empty() {
             found.extend(self.stored.named(kind, name));
             let id: Option<ObjectId> = name.parse().ok();
+            let issued = id.and_then(|id| self.reissued.get(&id));
+            if let Some((id, _)) = issued.filter(|(_, of)| *of == kind) {
+                return Some(*id);
+            }
             found.extend(id.filter(|id| {
                 let object = self.config.object(*id);
                 object.is_some_and(|object| Kind::of(&object.body) == Some(kind))

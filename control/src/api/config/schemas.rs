@@ -78,3 +78,13 @@ pub fn add(schemas: &mut Schemas) {
     });
     schemas.insert("Config".into(), document);
 }
+
+/// Ids of the document that stand for others.
+pub fn reissued() -> Value {
+    json!({
+        "type": "object",
+        "description": "Of `apply`: ids of the document that nothing had here, and those that were \
+                        issued in their place",
+        "additionalProperties": {"type": "string"}
+    })
+}

@@ -36,6 +36,17 @@ impl Kind {
         }
     }
 
+    /// Whether an id is of such a thing, as far as it tells.
+    pub fn has(self, id: ObjectId) -> bool {
+        match self {
+            Self::Target => matches!(id, ObjectId::Target(_)),
+            Self::ProxyCredential | Self::TargetCredential => {
+                matches!(id, ObjectId::Credential(_))
+            }
+            Self::Proxy => matches!(id, ObjectId::Proxy(_)),
+        }
+    }
+
     /// In the plural, for people.
     pub fn words(self) -> &'static str {
         match self {

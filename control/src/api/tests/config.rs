@@ -426,6 +426,98 @@ async fn an_ambiguous_name_needs_an_id() {
     assert_eq!(refused.faults()[0].1, "duplicate");
 }
 
+/// Ids of another installation are issued anew: the answer tells which, references follow, and the
+/// same document means the same objects the next time.
+#[actix_web::test]
+async fn an_export_with_ids_is_applied_elsewhere() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let (target, proxy) = (made.target.clone(), made.proxy.clone());
+    let document = json!({
+        "format": "requestrocket/1",
+        "targets": [
+            {"id": "tgt_01h00000000000000000000001", "name": "twin", "base_url": "https://a.example"},
+            {"id": "tgt_01h00000000000000000000002", "name": "twin", "base_url": "https://b.example"},
+        ],
+        "credentials": [
+            {"id": "crd_01h00000000000000000000003", "name": "c", "kind": "proxy",
+             "auth_type": "api_key"},
+            {"name": "c", "id": "crd_01h00000000000000000000004", "kind": "proxy",
+             "auth_type": "api_key"},
+        ],
+        "proxies": [
+            {"alias": "second", "target": "tgt_01h00000000000000000000002",
+             "proxy_credentials": ["crd_01h00000000000000000000004"]},
+        ],
+    });
+    let dry = format!("{CONFIG}?dry_run=true");
+    let would = api
+        .put(Who::Admin, &dry, document.clone())
+        .await
+        .is(200)
+        .body;
+    let done = api
+        .put(Who::Admin, CONFIG, document.clone())
+        .await
+        .is(200)
+        .body;
+    let reissued = &done["reissued"];
+    assert_eq!(reissued.as_object().unwrap().len(), 4, "{done}");
+    assert_eq!(&would["reissued"], reissued);
+    assert_eq!(done["generated"].as_array().unwrap().len(), 2);
+    let changes = done["changes"].as_array().unwrap();
+    let second = changes
+        .iter()
+        .find(|one| one["after"]["alias"] == "second")
+        .unwrap();
+    let named = &reissued["tgt_01h00000000000000000000002"];
+    assert_eq!(&second["after"]["target_id"], named);
+    let callers = &second["after"]["proxy_credential_ids"];
+    assert_eq!(
+        callers,
+        &json!([reissued["crd_01h00000000000000000000004"]])
+    );
+    let b = changes.iter().find(|one| one["id"] == *named).unwrap();
+    assert_eq!(b["after"]["base_url"], "https://b.example");
+
+    let again = api
+        .put(Who::Admin, CONFIG, document.clone())
+        .await
+        .is(200)
+        .body;
+    assert_eq!(
+        (&again["changes"], &again["reissued"]),
+        (&json!([]), reissued)
+    );
+    // Also the export of what came of it, with and without what is not named.
+    let exported = api.get(Who::Admin, CONFIG).await.is(200).body;
+    let same = api.put(Who::Admin, CONFIG, exported).await.is(200).body;
+    assert_eq!((&same["changes"], same.get("reissued")), (&json!([]), None));
+    let prune = format!("{CONFIG}?prune=true");
+    let pruned = api
+        .put(Who::Admin, &prune, document.clone())
+        .await
+        .is(200)
+        .body;
+    let gone: Vec<&Value> = pruned["changes"].as_array().unwrap().iter().collect();
+    assert!(
+        gone.iter().all(|one| one["change"] == "deleted"),
+        "{pruned}"
+    );
+    for id in [target, proxy] {
+        assert!(gone.iter().any(|one| one["id"] == id), "{pruned}");
+    }
+
+    let twice = json!([document["targets"][0], document["targets"][0]]);
+    let wrong = json!([{"id": "crd_01h00000000000000000000003", "name": "x",
+                        "base_url": "https://a.example"}]);
+    for (targets, code) in [(twice, "duplicate"), (wrong, "not-found")] {
+        let document = json!({"format": "requestrocket/1", "targets": targets});
+        let refused = api.put(Who::Admin, CONFIG, document).await.is(422);
+        assert_eq!(refused.faults()[0].1, code);
+    }
+}
+
 #[actix_web::test]
 async fn many_operations_are_one_version() {
     let api = api().await;
