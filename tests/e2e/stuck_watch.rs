@@ -1,23 +1,25 @@
 //! A way to etcd that stays open and on which nothing arrives (`schedules.md` part two, 17): a node
-//! notices by the beat of control, opens another one, and says so.
+//! notices by the beat of control, opens another one at the next member, and says so.
 
 use serde_json::json;
 
 use crate::cluster::{Cluster, wait_status};
+use crate::harness::etcd::EtcdServer;
 use crate::harness::etcd_relay::{EtcdRelay, Held};
 use crate::harness::gateway::Gateway;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
-/// Holds back what a node hears, and waits until it has come to the newest version all the same.
-/// Gives what it has logged.
-fn stuck(held: Held) -> String {
-    let cluster = Cluster::new();
-    let relay = EtcdRelay::to(&cluster.etcd[0]);
+/// Holds back what a node hears from its member of an etcd, and waits until it has come to the
+/// newest version all the same. Gives what it has logged.
+fn stuck(held: Held, members: usize) -> String {
+    let cluster = Cluster::of(EtcdServer::start_cluster(members));
+    let relays: Vec<_> = cluster.etcd.iter().map(EtcdRelay::to).collect();
     let control = Gateway::with(cluster.control_start());
     let mut start = cluster.node_start("gw-1", "gw-1");
-    let direct = cluster.etcd[0].endpoint();
-    start.config = start.config.replace(&direct, &relay.endpoint());
+    for (member, relay) in cluster.etcd.iter().zip(&relays) {
+        start.config = start.config.replace(&member.endpoint(), &relay.endpoint());
+    }
     let node = Gateway::with(start);
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
@@ -29,7 +31,13 @@ fn stuck(held: Held) -> String {
         });
     };
     current(true);
-    relay.hold(held);
+    let watches = || relays.iter().map(EtcdRelay::watches).collect::<Vec<_>>();
+    let before = watches();
+    let at = before
+        .iter()
+        .position(|watches| *watches > 0)
+        .expect("a watch");
+    relays[at].hold(held);
     let path = format!("/proxies/{}", proxy.id);
     control.patch(&path, json!({"active": false}));
     wait_status(&node, &proxy, "GET", 403);
@@ -37,18 +45,26 @@ fn stuck(held: Held) -> String {
     control.patch(&path, json!({"active": true}));
     wait_status(&node, &proxy, "GET", 200);
     current(true);
+    let (after, next) = (watches(), (at + 1) % members);
+    let opened = (0..members).filter(|place| after[*place] > before[*place]);
+    let opened: Vec<_> = opened.collect();
+    assert_eq!(opened, [next], "{before:?} {after:?}");
     node.log()
 }
 
 #[test]
 fn a_node_whose_watch_is_stuck_opens_another_one_and_says_why() {
-    let log = stuck(Held::Watches);
-    let said = log.contains("the watch shows nothing after revision");
-    assert!(said && log.contains("listing again"), "{log}");
+    for members in [1, 3] {
+        let log = stuck(Held::Watches, members);
+        let said = log.contains("the watch shows nothing after revision");
+        assert!(said && log.contains("listing again"), "{log}");
+    }
 }
 
 #[test]
 fn a_node_that_hears_nothing_on_an_open_connection_makes_another_one() {
-    let log = stuck(Held::Connections);
-    assert!(log.contains("listing again"), "{log}");
+    for members in [1, 3] {
+        let log = stuck(Held::Connections, members);
+        assert!(log.contains("listing again"), "{log}");
+    }
 }

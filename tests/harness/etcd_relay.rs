@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -58,6 +59,7 @@ struct State {
     to: SocketAddr,
     trap: Mutex<Option<Trap>>,
     holding: Mutex<Holding>,
+    watches: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl EtcdRelay {
             to,
             trap: Mutex::default(),
             holding: Mutex::default(),
+            watches: AtomicUsize::new(0),
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -143,9 +146,22 @@ impl EtcdRelay {
         let moment = holding.moment;
         holding.held.push((what, moment));
     }
+
+    /// How many watches were opened so far.
+    pub fn watches(&self) -> usize {
+        self.state.watches.load(Ordering::Relaxed)
+    }
 }
 
 impl State {
+    /// Notes what was opened.
+    fn opened(&self, is_watch: bool) -> u64 {
+        if is_watch {
+            self.watches.fetch_add(1, Ordering::Relaxed);
+        }
+        self.moment()
+    }
+
     /// The trap, if this is the write that it waits for.
     fn trapped(&self, body: &[u8]) -> Option<Trap> {
         let mut trap = lock(&self.trap);
@@ -222,11 +238,12 @@ async fn answered(
         (trap.spring)();
         return std::future::pending().await;
     }
-    let opened = state.moment();
+    let is_watch = path == WATCH;
+    let opened = state.opened(is_watch);
     Ok(answer.map(|body| {
         let body = Stuck {
             body,
-            opened: (path == WATCH).then_some(opened),
+            opened: is_watch.then_some(opened),
             state,
         };
         body.map_err(Error::from).boxed_unsync()

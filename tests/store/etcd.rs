@@ -128,9 +128,9 @@ fn dead_endpoint() {
                 put(&*store, "a", n.to_string()).await;
                 get(&*store, "a").await;
                 // Every call is made to begin at the other endpoint.
-                store.prefer_another();
+                store.leave(store.place());
             }
-            store.prefer_another();
+            store.leave(store.place());
             let from = revision(&*store).await;
             next(&mut watch(&*store, "a", from).await).await;
         });

@@ -322,7 +322,12 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// Tells the store that its present connection delivers stale or no data though calls succeed,
-    /// so that following calls and watches try another endpoint where there is one.
-    fn prefer_another(&self) {}
+    /// Where calls and watches begin now, for [`Store::leave`].
+    fn place(&self) -> usize {
+        0
+    }
+
+    /// Tells the store that a connection there delivers stale or no data though calls succeed, so
+    /// that following calls and watches try another endpoint where there is one.
+    fn leave(&self, _place: usize) {}
 }

@@ -68,7 +68,7 @@ impl Endpoints {
         F: Fn(Client) -> R,
         R: Future<Output = Result<T, Error>>,
     {
-        let first = self.preferred.load(Ordering::Relaxed);
+        let first = self.place();
         let mut last = StoreError::Unavailable("no time was left to call etcd".into());
         for turn in 0..self.endpoints.len() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -166,13 +166,14 @@ impl Endpoints {
         timeout(share, made).await
     }
 
-    /// Lets the next call begin at another endpoint than now.
-    pub(super) fn prefer_another(&self) {
-        self.leave(self.preferred.load(Ordering::Relaxed));
+    /// Where calls begin now.
+    pub(super) fn place(&self) -> usize {
+        self.preferred.load(Ordering::Relaxed)
     }
 
-    /// Only the first of many calls that fail at a place moves on from it.
-    fn leave(&self, place: usize) {
+    /// Lets calls begin at the next endpoint. Only the first of many that fail at a place moves on
+    /// from it.
+    pub(super) fn leave(&self, place: usize) {
         let (next, order) = (place.wrapping_add(1), Ordering::Relaxed);
         // Lost against another call: then the preference has moved already.
         let _ = self.preferred.compare_exchange(place, next, order, order);

@@ -357,7 +357,11 @@ impl Store for Etcd {
         })
     }
 
-    fn prefer_another(&self) {
-        self.shared.endpoints.prefer_another();
+    fn place(&self) -> usize {
+        self.shared.endpoints.place()
+    }
+
+    fn leave(&self, place: usize) {
+        self.shared.endpoints.leave(place);
     }
 }

@@ -161,6 +161,7 @@ impl Follower {
     async fn round(&mut self) -> Result<(), StoreError> {
         let revision = self.list_current().await?;
         let watch = self.store.watch(keys::LIVE, revision.next()).await?;
+        let place = self.store.place();
         let mut watch = Ahead::of(watch, self.hurry.clone());
         self.health.store_reached(true);
         let (mut shown, mut pulse) = (
@@ -183,7 +184,8 @@ impl Follower {
                     }
                 },
                 lost = pulse.lost(shown) => {
-                    self.store.prefer_another();
+                    // Unless calls that failed there have moved on already.
+                    self.store.leave(place);
                     return Err(lost);
                 }
             };
