@@ -1,10 +1,14 @@
 //! Many publishers at once, through two control planes and a real etcd, and a history that moves to
 //! the archive meanwhile.
 
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
-use crate::harness::address;
+use crate::cluster::{Cluster, wait_known};
+use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start};
 use crate::harness::wait_for;
 
@@ -13,14 +17,13 @@ fn two_controls(cluster: &Cluster, settings: &str) -> [Gateway; 2] {
     two_starts(cluster, settings).map(Gateway::with)
 }
 
-/// How they are started; the second one takes records elsewhere.
+/// How they are started.
 fn two_starts(cluster: &Cluster, settings: &str) -> [Start; 2] {
-    let mut start = cluster.control_start();
-    start.config.push_str(settings);
-    let first = start.clone();
-    let other = address::reserved().to_string();
-    start.config = start.config.replace(&cluster.link, &other);
-    [first, start]
+    let starts = [cluster.control_start(), cluster.further_control_start()];
+    starts.map(|mut start| {
+        start.config.push_str(settings);
+        start
+    })
 }
 
 fn call(
@@ -40,7 +43,7 @@ fn two_controls_that_start_at_once_make_one_token() {
     let cluster = Cluster::new();
     let token = "an-admin-token-that-both-of-them-are-given";
     let given = ("REQUESTROCKET_ADMIN_TOKEN".to_owned(), token.to_owned());
-    let controls = std::thread::scope(|scope| {
+    let controls = thread::scope(|scope| {
         let begin = |mut start: Start| {
             start.environment.push(given.clone());
             scope.spawn(move || Gateway::with(start))
@@ -60,38 +63,53 @@ fn two_controls_that_start_at_once_make_one_token() {
     }
 }
 
+/// Publishers at once, and objects that each creates, one after the other.
+const PUBLISHERS: usize = 20;
+const OBJECTS: usize = 20;
+
 #[test]
 fn twenty_publishers_of_twenty_objects_through_two_controls_all_succeed() {
-    let cluster = Cluster::new();
+    let cluster = Cluster::of(EtcdServer::start_cluster(3));
     let controls = two_controls(&cluster, "");
+    let nodes = ["gw-1", "gw-2", "gw-3"].map(|name| cluster.node(name, name));
     let token = controls[0].token.clone();
     let before = call(&controls[0], &token, "GET", "/versions?limit=1", None).1;
     let before = before["items"][0]["n"].as_u64().expect("a number");
-    let made: Vec<(u16, Value)> = std::thread::scope(|scope| {
+    let mut took: Vec<Duration> = thread::scope(|scope| {
         let publish = |n: usize| {
             let (control, token) = (&controls[n % 2], &token);
-            let name = format!("target-{n}");
-            let body = json!({"base_url": format!("https://h{n}.example"), "name": name});
-            scope.spawn(move || call(control, token, "POST", "/targets", Some(&body)))
+            let object = move |at: usize| {
+                let name = format!("target-{n}-{at}");
+                let body = json!({"base_url": format!("https://h{n}.example"), "name": name});
+                let begun = Instant::now();
+                let (status, answer) = call(control, token, "POST", "/targets", Some(&body));
+                assert_eq!(status, 201, "{answer}");
+                begun.elapsed()
+            };
+            scope.spawn(move || (0..OBJECTS).map(object).collect::<Vec<_>>())
         };
-        let running: Vec<_> = (0..20).map(publish).collect();
-        let ended = running
-            .into_iter()
-            .map(|task| task.join().expect("a thread"));
-        ended.collect()
+        let running: Vec<_> = (0..PUBLISHERS).map(publish).collect();
+        let ended = running.into_iter();
+        ended
+            .flat_map(|task| task.join().expect("a thread"))
+            .collect()
     });
-    for (status, answer) in &made {
-        assert_eq!(*status, 201, "{answer}");
-    }
+    took.sort();
+    let p99 = took[took.len() * 99 / 100];
+    eprintln!("{} publishes, p99 {p99:?}", took.len());
     // Each is a version of its own, seen alike from both.
+    let made = PUBLISHERS * OBJECTS;
     for control in &controls {
         wait_for("all versions", || {
             let newest = call(control, &token, "GET", "/versions?limit=1", None).1;
-            (newest["items"][0]["n"].as_u64() == Some(before + 20)).then_some(())
+            (newest["items"][0]["n"].as_u64() == Some(before + made as u64)).then_some(())
         });
-        let listed = call(control, &token, "GET", "/targets?limit=100", None).1;
-        assert_eq!(listed["items"].as_array().expect("a list").len(), 20);
+        let listed = call(control, &token, "GET", "/targets?limit=500", None).1;
+        let items = listed["items"].as_array().expect("a list").iter();
+        let names: BTreeSet<_> = items.map(|item| item["name"].to_string()).collect();
+        assert_eq!(names.len(), made);
     }
+    wait_known(&controls[0], &nodes);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::idempotency::{self, Remembered};
 use super::recognising::Attempt;
 use super::retiring;
 use super::sweep_counter;
+use super::turn::Turn;
 use super::writes::{ONE_TXN_OPS, Writes, json, leaf_ops, narrowing, version_ops};
 use super::{Publish, PublishError, Published, Publisher};
 use crate::audit;
@@ -43,7 +44,7 @@ impl Publisher {
         &self,
         parent: &Parent,
         (draft, now): (Draft, Timestamp),
-        (publish, free): (&Publish, Option<Compare>),
+        (publish, free, turn): (&Publish, Option<Compare>, &Turn),
         unsure: &mut Vec<Attempt>,
     ) -> Result<Outcome, PublishError> {
         if draft.changed.is_empty() {
@@ -58,6 +59,7 @@ impl Publisher {
         let mut packed = draft.commit(&parent.config, parent_head.gc, salt)?;
         let mut writes = self.facts(&packed.config, &facts, now).await?;
         writes.compares.push(parent.unchanged.clone());
+        turn.guard(org, &mut writes);
         homed.guard(parent.config.org, &mut writes);
         let epoch = &homed.home.epoch;
         let firsts = self.add_organisations(&organisations, epoch, now, &mut writes)?;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::attempt::Outcome;
 use super::cache::Parent;
 use super::recognising::{Attempt, tell_unsure};
+use super::turn::Turn;
 use super::{Author, Publish, PublishError, Publisher, wait};
 use crate::audit::stream;
 
@@ -68,8 +69,8 @@ impl Publisher {
                     let draft = self.judged((&parent.config, operations.clone()), by);
                     let tried = async {
                         let draft = draft.await?;
-                        self.attempt(&parent, draft, (&publish, None), &mut unsure)
-                            .await
+                        let by = (&publish, None, &Turn::default());
+                        self.attempt(&parent, draft, by, &mut unsure).await
                     };
                     match tried.await {
                         Ok(Outcome::Done(published)) => {

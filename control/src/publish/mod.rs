@@ -5,12 +5,13 @@
 //! again, until the deadline: publishers of different objects all succeed, of two that change one
 //! object one is refused. What is committed is exactly what was validated.
 //!
-//! `attempt` makes one version of one parent and writes it; `recognising` finds out whether the
-//! store took it where that did not say; `organisations` adds what creating and deleting an
-//! organisation means; `writes` cuts it into transactions; `idempotency` remembers answers;
-//! `cache` reads parents; `retiring` raises facts that are too many for one transaction,
-//! `revoking` those of an operator in an emergency; `signing` signs what was made before;
-//! `mending` writes again what the store has lost.
+//! `trying` tries until the deadline; `attempt` makes one version of one parent and writes it;
+//! `recognising` finds out whether the store took it where that did not say; `organisations` adds
+//! what creating and deleting an organisation means; `writes` cuts it into transactions;
+//! `idempotency` remembers answers; `cache` reads parents; `retiring` raises facts that are too
+//! many for one transaction, `revoking` those of an operator in an emergency; `signing` signs what
+//! was made before; `mending` writes again what the store has lost; `turn` lets no control plane
+//! lose every race.
 
 mod asking;
 mod attempt;
@@ -34,6 +35,8 @@ mod signing;
 pub(crate) mod sweep_counter;
 #[cfg(test)]
 mod tests;
+mod trying;
+mod turn;
 pub(crate) mod writes;
 
 use std::net::IpAddr;
@@ -53,7 +56,6 @@ use proto::tree::{Hash, Operation, OrgConfig};
 use proto::version::Epoch;
 use tokio::time::Instant;
 
-use self::attempt::Outcome;
 use self::cache::{Parent, Slots};
 pub use self::error::PublishError;
 pub use self::history::{Kept, Place, Request, Rollback};
@@ -61,11 +63,11 @@ pub use self::idempotency::Idempotency;
 use self::idempotency::{Memory, Recalled};
 use self::judging::Judging;
 use self::mending::Mending;
-use self::recognising::{Attempt, tell_unsure};
 pub use self::recovery::{RecoverError, Recovered, Recovery, Regressed, Source};
 use self::regression::Regressions;
 pub use self::revoking::RevokeError;
 use self::room::Room;
+use self::turn::Turn;
 use crate::archive::Archive;
 use crate::audit::stream;
 
@@ -285,40 +287,21 @@ impl Publisher {
             .await
             .map_err(|_| PublishError::Contended)?;
         let operations = Arc::from(std::mem::take(&mut publish.operations));
-        // Versions whose fate the store did not tell.
-        let mut unsure: Vec<Attempt> = Vec::new();
-        let mut tries = 0u32;
-        loop {
-            let passing = match self
-                .try_once((&publish, &operations), onto, &mut unsure)
-                .await
-            {
-                Ok(Outcome::Done(published)) => {
-                    slot.keep(&published.config);
-                    if !published.replayed && !published.changed.is_empty() {
-                        stream::version(publish.org, &publish.author, &published);
-                    }
-                    return Ok(published);
-                }
-                // Either to somebody else, or to what an earlier version left to be done.
-                Ok(Outcome::Lost) => match self.finish_retiring(publish.org).await {
-                    Ok(()) => PublishError::Contended,
-                    Err(error) if error.may_pass() => error,
-                    Err(error) => return Err(unsure_or(&publish, &unsure, error)),
-                },
-                Err(error) if error.may_pass() => {
-                    tracing::warn!(org = %publish.org, %error, "publishing failed; trying again");
-                    error
-                }
-                Err(error) => return Err(unsure_or(&publish, &unsure, error)),
-            };
-            tries = tries.saturating_add(1);
-            let next = Instant::now() + wait(tries);
-            if next >= publish.deadline {
-                return Err(unsure_or(&publish, &unsure, passing));
-            }
-            tokio::time::sleep_until(next).await;
+        let mut turn = Turn::default();
+        let outcome = self
+            .until_done((&publish, &operations), onto, &mut turn)
+            .await;
+        let Ok(published) = &outcome else {
+            turn.leave(&*self.store).await;
+            return outcome;
+        };
+        slot.keep(&published.config);
+        match published.replayed || published.changed.is_empty() {
+            true => turn.leave(&*self.store).await,
+            // Which has ended the turn.
+            false => stream::version(publish.org, &publish.author, published),
         }
+        outcome
     }
 
     /// What a request with this key has published within a day; `None`: nothing.
@@ -335,53 +318,6 @@ impl Publisher {
             Recalled::Done(published) => Ok(Some(published)),
             Recalled::Free(_) => Ok(None),
         }
-    }
-
-    /// One try on the newest head.
-    async fn try_once(
-        &self,
-        (publish, operations): (&Publish, &Arc<[Operation]>),
-        onto: Option<Hash>,
-        unsure: &mut Vec<Attempt>,
-    ) -> Result<Outcome, PublishError> {
-        let parent = self.parent(publish.org).await?;
-        if let Some(published) = self.recognise(unsure, &parent.config).await? {
-            self.retire_now(publish.org).await;
-            return Ok(Outcome::Done(published));
-        }
-        let mut free = None;
-        if let Some(idempotency) = &publish.idempotency {
-            match idempotency::recall(&*self.store, idempotency, &parent.config).await? {
-                Recalled::Done(published) => return Ok(Outcome::Done(published)),
-                Recalled::Free(compare) => free = Some(compare),
-            }
-        }
-        if onto.is_some_and(|hash| hash != parent.config.head.hash) {
-            return Err(PublishError::Moved);
-        }
-        self.refuse_regressed(publish.org, parent.config.head.n)?;
-        self.refuse_full()?;
-        let draft = self.judged(
-            (&parent.config, Arc::clone(operations)),
-            (&publish.author, publish.deadline),
-        );
-        let draft = draft.await?;
-        self.attempt(&parent, draft, (publish, free), unsure).await
-    }
-}
-
-/// While a version's fate is open, no other error tells the truth.
-fn unsure_or(publish: &Publish, unsure: &[Attempt], error: PublishError) -> PublishError {
-    tell_unsure(publish, unsure);
-    match unsure.last() {
-        Some(attempt) => {
-            let head = &attempt.config.head;
-            PublishError::OutcomeUnknown {
-                n: head.n,
-                hash: head.hash,
-            }
-        }
-        None => error,
     }
 }
 

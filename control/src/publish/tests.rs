@@ -1136,6 +1136,86 @@ async fn stopped(world: &World, meanwhile: impl AsyncFnOnce()) -> Result<Publish
     publishing.await.unwrap()
 }
 
+/// Lets a publish of target 900 lose its first races, each to what `theirs` creates, and stops it
+/// before its next try.
+async fn beaten(
+    world: &World,
+    other: &Publisher,
+    theirs: &[u128],
+) -> tokio::task::JoinHandle<Result<Published, PublishError>> {
+    let pause = || world.store.faults.lock().unwrap().push(Fault::Pause);
+    pause();
+    let publisher = world.publisher.clone();
+    let publish = request(world.org, vec![create_target(900)]);
+    let publishing = tokio::spawn(async move { publisher.publish(publish).await });
+    for bits in theirs {
+        world.store.paused.notified().await;
+        let publish = request(world.org, vec![create_target(*bits)]);
+        other.publish(publish).await.unwrap();
+        pause();
+        world.store.resumed.notify_one();
+    }
+    publishing
+}
+
+/// A control plane with a queue is always ready before one that has to read what it lost to.
+#[tokio::test]
+async fn who_has_lost_some_races_has_the_next_turn() {
+    let world = world().await;
+    let other = another(&world.store, &world.ring);
+    let publishing = beaten(&world, &other, &[1, 2, 3]).await;
+    world.store.paused.notified().await;
+    let before = world.publisher.load(world.org).await.unwrap().head.n;
+    let tries = world.store.head_txns.load(Ordering::SeqCst);
+    let theirs = {
+        let (other, publish) = (other.clone(), request(world.org, vec![create_target(4)]));
+        tokio::spawn(async move { other.publish(publish).await })
+    };
+    while world.store.head_txns.load(Ordering::SeqCst) < tries + 2 {
+        tokio::task::yield_now().await;
+    }
+    world.store.resumed.notify_one();
+    assert_eq!(publishing.await.unwrap().unwrap().n, before + 1);
+    assert_eq!(theirs.await.unwrap().unwrap().n, before + 2);
+    assert!(value(&world, &keys::turn(world.org)).await.is_none());
+}
+
+#[tokio::test]
+async fn a_turn_that_leads_to_no_version_is_given_up() {
+    let world = world().await;
+    let other = another(&world.store, &world.ring);
+    let publishing = beaten(&world, &other, &[1, 2, 900]).await;
+    // It comes to no transaction any more.
+    let refused = publishing.await.unwrap();
+    assert!(
+        matches!(refused, Err(PublishError::Refused(_))),
+        "{refused:?}"
+    );
+    assert!(value(&world, &keys::turn(world.org)).await.is_none());
+    world.store.faults.lock().unwrap().clear();
+    let next = request(world.org, vec![create_target(5)]);
+    other.publish(next).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_turn_ends_when_its_holder_dies() {
+    let world = world().await;
+    let second = Duration::from_secs(1);
+    let lease = world.store.grant_lease(second).await.unwrap().id;
+    let put = proto::store::Op::Put {
+        key: keys::turn(world.org),
+        value: "".into(),
+        lease: Some(lease),
+    };
+    let txn = Txn {
+        ops: vec![put],
+        ..Txn::default()
+    };
+    world.store.txn(txn).await.unwrap();
+    let publish = request(world.org, vec![create_target(1)]);
+    world.publisher.publish(publish).await.unwrap();
+}
+
 fn not_home(outcome: &Result<Published, PublishError>) -> Option<&str> {
     match outcome {
         Err(PublishError::NotHome { home, .. }) => Some(home),

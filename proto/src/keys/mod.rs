@@ -119,6 +119,11 @@ pub fn retiring(org: OrgId) -> String {
     format!("{RETIRING}{org}")
 }
 
+/// Whose turn it is among control planes that publish in an organisation at once.
+pub fn turn(org: OrgId) -> String {
+    format!("turn/{org}")
+}
+
 /// All keys of [`retiring`].
 pub const RETIRING: &str = "retiring/";
 
