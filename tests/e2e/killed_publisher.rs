@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-use crate::harness::address;
+use crate::harness::etcd::EtcdServer;
 use crate::harness::etcd_relay::{EtcdRelay, Moment};
 use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::http::{Connection, Message, Request};
@@ -36,7 +36,7 @@ struct Scene {
     org: OrgId,
     /// A control plane that lives.
     witness: Gateway,
-    node: Gateway,
+    nodes: [Gateway; 3],
     upstream: Upstream,
     proxy: Proxy,
     /// Ids of all whose secrets may change, but for the proxy's own.
@@ -50,9 +50,9 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let cluster = Cluster::new();
+        let cluster = Cluster::of(EtcdServer::start_cluster(3));
         let witness = Gateway::with(swept(cluster.control_start(), 600));
-        let node = cluster.node("gw-1", "gw-1");
+        let nodes = ["gw-1", "gw-2", "gw-3"].map(|name| cluster.node(name, name));
         let upstream = Upstream::json("{}");
         let proxy = witness.proxy(&upstream.url());
         let create = |at: usize| json!({"create": "credentials", "object": credential(0, at)});
@@ -75,7 +75,7 @@ impl Scene {
                 .parse()
                 .expect("an id"),
             witness,
-            node,
+            nodes,
             upstream,
             proxy,
             credentials,
@@ -87,12 +87,10 @@ impl Scene {
 
     /// A control plane that reaches etcd by a relay.
     fn victim(&self, relay: &EtcdRelay) -> Start {
-        let mut start = swept(self.cluster.control_start(), 600);
-        let other = address::reserved().to_string();
-        start.config = start
-            .config
-            .replace(&self.cluster.link, &other)
-            .replace(&self.cluster.etcd[0].endpoint(), &relay.endpoint());
+        let mut start = swept(self.cluster.further_control_start(), 600);
+        let members: Vec<_> = self.cluster.etcd.iter().map(EtcdServer::endpoint).collect();
+        let (members, relay) = (format!("{members:?}"), format!("{:?}", [relay.endpoint()]));
+        start.config = start.config.replace(&members, &relay);
         start
     }
 
@@ -233,14 +231,16 @@ impl Scene {
         self.serves(self.publish, step);
     }
 
-    /// Waits until the node sends the secret of a publish.
+    /// Waits until every node sends the secret of a publish.
     fn serves(&self, publish: u64, step: &str) {
         let expected = format!("Bearer {}", token(publish));
-        wait_for(&format!("{expected} after {step}"), || {
-            let answer = self.proxy.request("GET", "/").send(&self.node.url);
-            assert_eq!(answer.status(), 200, "{step}: {}", answer.text());
-            (self.upstream.last().field("authorization") == Some(&expected)).then_some(())
-        });
+        for node in &self.nodes {
+            wait_for(&format!("{expected} after {step}"), || {
+                let answer = self.proxy.request("GET", "/").send(&node.url);
+                assert_eq!(answer.status(), 200, "{step}: {}", answer.text());
+                (self.upstream.last().field("authorization") == Some(&expected)).then_some(())
+            });
+        }
     }
 
     /// One publish by a control plane that is killed at its `nth` write. False if there is none.
