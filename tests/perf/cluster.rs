@@ -2,10 +2,11 @@
 //!
 //!   cargo bench --bench cluster -- [CHANGES [OBJECTS]]
 //!
-//! Three members of etcd (data on tmpfs), a control plane and three nodes: 200 changes, each a new
-//! target and the proxy that names it in one version, until every node answers with it; the same
-//! until 100 followers in this process have it. Then an organisation of 100,000 objects: how long
-//! it takes to publish, how soon a fresh node serves it and in how much memory, and one change in
+//! Three members of etcd (data on tmpfs), two control planes and three nodes: 200 changes, each a
+//! new target and the proxy that names it in one version, until every node answers with it; the
+//! same until 100 followers in this process have it. 20 publishers of 20 objects of one organisation
+//! at once, half of them through each control plane. Then an organisation of 100,000 objects: how
+//! long it takes to publish, how soon a fresh node serves it and in how much memory, and one change in
 //! it. Every answer in between must be of the version before or after: never half of one.
 //!
 //! At the end each goal stands beside what was measured; where one is missed the exit code is 1.
@@ -44,6 +45,8 @@ use harness::wait_for;
 /// Followers in this process.
 const WATCHERS: usize = 100;
 const NODES: usize = 3;
+/// Publishers at once, and objects that each creates.
+const PUBLISHERS: usize = 20;
 
 fn main() {
     let numbers: Vec<usize> = std::env::args()
@@ -72,6 +75,9 @@ fn main() {
         200.0,
     );
     runtime.shutdown_background();
+    println!("{PUBLISHERS} publishers of {PUBLISHERS} objects, through two control planes:");
+    let took = publishers(&cluster);
+    goals.hold("a publish among others, p99 ms", took, 2_000.0);
     generated(&cluster, objects, &mut proxy, &mut goals);
     drop(cluster);
     if !goals.are_reached() {
@@ -124,15 +130,7 @@ impl Cluster {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local-cluster");
         let mut script = Command::new(script)
-            .args([
-                "--controls",
-                "1",
-                "--balancer",
-                "none",
-                "--output",
-                "json",
-                "--dir",
-            ])
+            .args(["--balancer", "none", "--output", "json", "--dir"])
             .arg(dir.path())
             .env("REQUESTROCKET_BIN", env!("CARGO_BIN_EXE_requestrocket"))
             .stdout(Stdio::piped())
@@ -153,11 +151,15 @@ impl Cluster {
     }
 
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.call_at(&self.text("control"), method, path, body)
+    }
+
+    fn call_at(&self, control: &str, method: &str, path: &str, body: &Value) -> Value {
         let token = format!("Bearer {}", self.text("admin_token"));
         let request = Request::new(method, &format!("/api/v1/orgs/default{path}"))
             .field("authorization", &token)
             .json(&body.to_string());
-        let answer = request.send(&self.text("control"));
+        let answer = request.send(control);
         assert!(answer.status() < 300, "{path}: {}", answer.text());
         answer.json()
     }
@@ -333,6 +335,30 @@ fn target(upstream: &Upstream, at: u64) -> Value {
         "base_url": format!("{}/v{at}", upstream.url()), "allow_http": true,
         "allow_networks": ["127.0.0.0/8"],
     })
+}
+
+/// Publishers at once, each of objects of its own, one after the other. Gives the 99th percentile
+/// of how long a publish took, in milliseconds.
+fn publishers(cluster: &Cluster) -> f64 {
+    let controls = cluster.list("controls");
+    let took = thread::scope(|scope| {
+        let publisher = |n: usize| {
+            let control = &controls[n % controls.len()];
+            let publish = move |at: usize| {
+                let target = json!({"base_url": "https://h.example", "name": format!("p{n}-{at}")});
+                let begun = Instant::now();
+                cluster.call_at(control, "POST", "/targets", &target);
+                begun.elapsed()
+            };
+            scope.spawn(move || (0..PUBLISHERS).map(publish).collect::<Vec<_>>())
+        };
+        let running: Vec<_> = (0..PUBLISHERS).map(publisher).collect();
+        let took = running
+            .into_iter()
+            .flat_map(|one| one.join().expect("a thread"));
+        took.collect()
+    });
+    print("  published", took)
 }
 
 /// Prints percentiles, and gives the 99th in milliseconds.
