@@ -4,10 +4,11 @@
 //!
 //! Three members of etcd (data on tmpfs), two control planes and three nodes: 200 changes, each a
 //! new target and the proxy that names it in one version, until every node answers with it; the
-//! same until 100 followers in this process have it. 20 publishers of 20 objects of one organisation
-//! at once, half of them through each control plane. Then an organisation of 100,000 objects: how
-//! long it takes to publish, how soon a fresh node serves it and in how much memory, and one change in
-//! it. Every answer in between must be of the version before or after: never half of one.
+//! same until 100 followers in this process have it. 20 publishers of 20 objects of one
+//! organisation at once, half of them through each control plane. Then an organisation of 100,000
+//! objects: how long it takes to publish, how soon a fresh node serves it and in how much memory,
+//! and one change in it. Every answer in between must be of the version before or after: never half
+//! of one.
 //!
 //! At the end each goal stands beside what was measured; where one is missed the exit code is 1.
 
