@@ -29,6 +29,8 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 /// First and longest wait after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long a disk that took nothing is left alone: each try costs a batch.
+const DISK_REST: Duration = Duration::from_secs(60);
 /// A batch that is under way longer does not hold up those behind it.
 const SLOW: Duration = Duration::from_millis(50);
 /// Times that the oldest segment is tried to be read before it is given up.
@@ -60,7 +62,7 @@ pub async fn run(
         }
         let slow_at = under_way.as_ref().map(|batch| batch.began + SLOW);
         // Without a disk the queue is where records wait.
-        let waits = match shipper.has_disk() {
+        let waits = match shipper.has_disk(now) {
             true => slow_at.is_some_and(|at| now < at),
             false => under_way.is_some() || !shipper.is_well(now),
         };
@@ -127,9 +129,9 @@ struct Shipper {
     backoff: Duration,
     retry_at: Instant,
     contact: Instant,
-    /// The disk took nothing, and no control plane has taken records since: while none does they
-    /// wait in memory, and the disk is tried again when that fills up.
-    disk_failed: bool,
+    /// Until when records wait in memory alone, since the disk took nothing. It is tried before
+    /// where that fills up. That a control plane takes records says nothing of the disk.
+    disk_rests: Option<Instant>,
     /// What the disk did not take.
     losses: Losses,
     /// How often the oldest segment could not be read.
@@ -148,7 +150,7 @@ impl Shipper {
             backoff: BACKOFF_MIN,
             retry_at: Instant::now(),
             contact: Instant::now(),
-            disk_failed: false,
+            disk_rests: None,
             losses: Losses::default(),
             unread: 0,
         }
@@ -161,8 +163,8 @@ impl Shipper {
         self.spool = spool;
     }
 
-    fn has_disk(&self) -> bool {
-        self.spool.is_some() && !self.disk_failed
+    fn has_disk(&self, now: Instant) -> bool {
+        self.spool.is_some() && self.disk_rests.is_none_or(|until| now >= until)
     }
 
     /// Whether a batch may go straight to control.
@@ -249,7 +251,6 @@ impl Shipper {
             Ok(()) => {
                 self.backoff = BACKOFF_MIN;
                 self.retry_at = self.contact;
-                self.disk_failed = false;
                 self.reported = self.reported.saturating_add(batch.dropped);
                 if let Some(place) = from {
                     self.on_disk(move |spool| spool.pass(place, count)).await;
@@ -282,7 +283,7 @@ impl Shipper {
             return;
         };
         self.metrics.records_dropped(kept.lost);
-        self.disk_failed = kept.refused;
+        self.disk_rests = kept.refused.then(|| Instant::now() + DISK_REST);
         if let Some(problem) = kept.problem
             && let Some(lost) = self.losses.note(kept.lost, Instant::now().into_std())
         {
@@ -309,40 +310,119 @@ impl Shipper {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+    use proto::wire;
+    use proto::wire::link::{Ack, GREETING_BYTES_MAX, Welcome, read_frame, write_frame};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::records::queue;
     use crate::records::tests::record;
 
-    fn shipper() -> Shipper {
+    fn destination(endpoints: Vec<String>, roots: rustls::RootCertStore) -> Destination {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_root_certificates(roots)
             .with_no_client_auth();
-        let destination = Destination {
-            endpoints: Vec::new(),
+        Destination {
+            endpoints,
             tls: Arc::new(tls),
-        };
-        let origin = Arc::new(Origin {
+        }
+    }
+
+    fn origin() -> Arc<Origin> {
+        Arc::new(Origin {
             node: "n".into(),
             region: "local".into(),
-        });
-        let link = Link::new(destination, Arc::clone(&origin), None);
-        Shipper::new(&origin, link, Metrics::default())
+        })
+    }
+
+    fn batch() -> Batch {
+        vec![Arc::new(record(1))]
+    }
+
+    /// A folder where the first segment belongs: the disk takes nothing until that is gone.
+    fn taken(dir: &Path) -> std::path::PathBuf {
+        let taken = dir.join(format!("{:020}.spool", 0));
+        std::fs::create_dir(&taken).unwrap();
+        taken
+    }
+
+    /// A control plane that takes everything and is slow to say so.
+    struct SlowControl {
+        destination: Destination,
+        taken: Arc<AtomicU64>,
+    }
+
+    impl SlowControl {
+        async fn start() -> Self {
+            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+            let certificate = made.cert.der().clone();
+            let key = made.signing_key.serialize_der();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = rustls::ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.clone()], key.try_into().unwrap())
+                .unwrap();
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(certificate).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = listener.local_addr().unwrap().to_string();
+            let taken = Arc::<AtomicU64>::default();
+            let (counter, acceptor) = (taken.clone(), TlsAcceptor::from(Arc::new(config)));
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(Self::take(acceptor.clone(), stream, counter.clone()));
+                }
+            });
+            Self {
+                destination: destination(vec![endpoint], roots),
+                taken,
+            }
+        }
+
+        async fn take(acceptor: TlsAcceptor, stream: TcpStream, taken: Arc<AtomicU64>) {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            read_frame(&mut stream, GREETING_BYTES_MAX).await.unwrap();
+            let welcome = Welcome {
+                protocol: 1,
+                refused: None,
+            };
+            write_frame(&mut stream, &welcome).await.unwrap();
+            while let Ok(Some(frame)) = read_frame(&mut stream, 1 << 20).await {
+                let batch: RecordBatch = wire::decode(&frame).unwrap();
+                taken.fetch_add(batch.records.len() as u64, SeqCst);
+                // What is behind this batch goes to the disk meanwhile, if anything does.
+                tokio::time::sleep(SLOW * 3).await;
+                let sequence = batch.sequence;
+                if write_frame(&mut stream, &Ack { sequence }).await.is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     #[tokio::test]
-    async fn a_disk_that_took_nothing_counts_again_when_records_are_taken() {
+    async fn a_disk_that_took_nothing_counts_again_after_a_while() {
         let dir = tempfile::tempdir().unwrap();
-        let mut shipper = shipper();
+        let link = Link::new(
+            destination(Vec::new(), rustls::RootCertStore::empty()),
+            origin(),
+            None,
+        );
+        let mut shipper = Shipper::new(&origin(), link, Metrics::default());
         shipper.opened(Spool::open(dir.path(), 1 << 20).ok());
-        assert!(shipper.has_disk());
-        let batch = || vec![Arc::new(record(1))];
-        // A folder where the first segment belongs.
-        let taken = dir.path().join(format!("{:020}.spool", 0));
-        std::fs::create_dir(&taken).unwrap();
+        assert!(shipper.has_disk(Instant::now()));
+        let taken = taken(dir.path());
         shipper.keep(batch()).await;
-        assert!(!shipper.has_disk());
+        assert!(!shipper.has_disk(Instant::now()));
         let under_way = shipper.start(batch(), None).unwrap();
         let (link, _) = under_way.sending.await;
         let sent = UnderWay {
@@ -350,6 +430,56 @@ mod tests {
             ..under_way
         };
         shipper.settle(link, sent, Ok(())).await;
-        assert!(shipper.has_disk());
+        assert!(!shipper.has_disk(Instant::now()));
+        assert!(shipper.has_disk(Instant::now() + DISK_REST));
+        // It takes what it is given before, since memory fills up.
+        std::fs::remove_dir(taken).unwrap();
+        shipper.keep(batch()).await;
+        assert!(shipper.has_disk(Instant::now()));
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_control_plane_takes_waits_in_memory_while_the_disk_takes_nothing() {
+        const BATCHES: u64 = 8;
+        let dir = tempfile::tempdir().unwrap();
+        let control = SlowControl::start().await;
+        taken(dir.path());
+        let (opened, spool) = oneshot::channel();
+        assert!(
+            opened
+                .send(Spool::open(dir.path(), 1 << 20).unwrap())
+                .is_ok()
+        );
+        let (sender, batches) = queue();
+        let metrics = Metrics::default();
+        let shipping = tokio::spawn(run(
+            batches,
+            spool,
+            control.destination,
+            origin(),
+            metrics.clone(),
+            None,
+        ));
+        let (taken, lost) = (control.taken, || metrics.records_dropped_so_far());
+        for sent in 1..=BATCHES {
+            assert!(sender.send(batch()));
+            let settled = async {
+                while taken.load(SeqCst) + lost() < sent {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let settled = tokio::time::timeout(Duration::from_secs(60), settled).await;
+            assert!(
+                settled.is_ok(),
+                "{} taken, {} lost",
+                taken.load(SeqCst),
+                lost()
+            );
+        }
+        // The one that showed what the disk does.
+        assert!(lost() <= 1, "{}", lost());
+        assert_eq!(taken.load(SeqCst) + lost(), BATCHES);
+        drop(sender);
+        shipping.await.unwrap();
     }
 }
