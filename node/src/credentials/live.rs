@@ -16,7 +16,7 @@
 //! every fourth place, each time at one bit, without a lock.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -67,6 +67,7 @@ impl Whose {
 /// Secrets with as many users as have them open; forgotten when the last of them is.
 pub struct LiveSecrets {
     by_start: RwLock<ByStart>,
+    hasher: RandomState,
     /// A bit for the hash of four bytes of a form, at each of the places at which one look may meet
     /// it; those of forgotten secrets among them.
     seen: Box<[AtomicU64]>,
@@ -77,7 +78,6 @@ struct ByStart {
     /// By the hash of the first bytes of a form, and of whose it is: of a forgotten one no more is
     /// left than that.
     secrets: HashMap<u64, Vec<Weak<Scrub>>>,
-    hasher: RandomState,
     /// Entries, those of forgotten secrets among them.
     entries: usize,
     /// From so many entries on the forgotten are looked for.
@@ -89,6 +89,7 @@ impl Default for LiveSecrets {
         let words = 1_usize << (HASH_BITS - 6);
         let live = Self {
             by_start: RwLock::default(),
+            hasher: RandomState::new(),
             seen: (0..words).map(|_| AtomicU64::new(0)).collect(),
         };
         live.see_anew(&ByStart::default());
@@ -105,41 +106,44 @@ impl LiveSecrets {
 
     /// Adds the secrets of a search, for as long as it lives: an organisation's, or the operator's.
     pub fn add(&self, owner: Option<OrgId>, scrub: &Arc<Scrub>) {
-        let mut known = self
-            .by_start
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let known = &mut *known;
-        let starts = |form| {
+        // What takes long is done before others wait for it.
+        let starts = self.starts(owner, scrub);
+        {
+            let mut known = self
+                .by_start
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            let known = &mut *known;
+            known.insert(&starts, scrub);
+            if known.entries > known.sweep_at {
+                known.sweep();
+                self.see_anew(known);
+            }
+        }
+        // Whoever sees anew from here on knows of it.
+        for (word, bit) in scrub.forms().flat_map(bits) {
+            if let Some(word) = self.seen.get(word) {
+                word.fetch_or(bit, Relaxed);
+            }
+        }
+    }
+
+    /// The hashes by which the forms of a search are found, each once.
+    fn starts(&self, owner: Option<OrgId>, scrub: &Scrub) -> Vec<u64> {
+        let of_form = |form| {
             let lines = owner.is_none() || !words::are_ours(form);
             let whose = [owner.map(Whose::Orgs), lines.then_some(Whose::Everybodys)];
-            whose.map(|whose| known.hash(whose?, form))
+            whose.map(|whose| self.hash(whose?, form))
         };
-        let starts: Vec<u64> = scrub.forms().flat_map(starts).flatten().collect();
-        for start in starts {
-            let found = known.secrets.entry(start).or_default();
-            // Its forms may begin alike.
-            let is_other = |last: &Weak<Scrub>| last.as_ptr() != Arc::as_ptr(scrub);
-            if found.last().is_none_or(is_other) {
-                found.push(Arc::downgrade(scrub));
-                known.entries += 1;
-            }
-        }
-        if known.entries > known.sweep_at {
-            known.secrets.retain(|_, found| {
-                found.retain(|scrub| scrub.strong_count() > 0);
-                !found.is_empty()
-            });
-            known.entries = known.secrets.values().map(Vec::len).sum();
-            known.sweep_at = known.entries * 2 + 64;
-            self.see_anew(known);
-        } else {
-            for (word, bit) in scrub.forms().flat_map(bits) {
-                if let Some(word) = self.seen.get(word) {
-                    word.fetch_or(bit, Relaxed);
-                }
-            }
-        }
+        // Its forms may begin alike.
+        let starts: BTreeSet<u64> = scrub.forms().flat_map(of_form).flatten().collect();
+        starts.into_iter().collect()
+    }
+
+    /// The hash by which what a text begins with is found.
+    fn hash(&self, whose: Whose, text: &[u8]) -> Option<u64> {
+        let start = text.first_chunk::<START_BYTES>()?;
+        Some(self.hasher.hash_one((whose, start)))
     }
 
     /// Sets the bits of all that is known and no others. A bit that stays set is so throughout.
@@ -153,8 +157,9 @@ impl LiveSecrets {
             }
         };
         issued::beginnings().for_each(|begin| see(&begin));
-        let live = known.secrets.values().flatten().filter_map(Weak::upgrade);
-        live.for_each(|scrub| scrub.forms().for_each(&mut see));
+        for scrub in known.live().values() {
+            scrub.forms().for_each(&mut see);
+        }
         for (seen, word) in self.seen.iter().zip(words) {
             seen.store(word, Relaxed);
         }
@@ -174,7 +179,7 @@ impl LiveSecrets {
             for begin in from.max(at.saturating_sub(STEP - 1))..=at {
                 let rest = text.get(begin..).unwrap_or_default();
                 let found = match self.may_begin(rest) {
-                    true => known.begins(whose, rest, &mut vain),
+                    true => known.begins(self.hash(whose, rest), rest, &mut vain),
                     false => None,
                 };
                 let found = if vain == 0 { Some(rest.len()) } else { found };
@@ -218,16 +223,37 @@ impl LiveSecrets {
 }
 
 impl ByStart {
-    /// The hash by which what a text begins with is found.
-    fn hash(&self, whose: Whose, text: &[u8]) -> Option<u64> {
-        let start = text.first_chunk::<START_BYTES>()?;
-        Some(self.hasher.hash_one((whose, start)))
+    /// Adds a search under the hashes of its forms.
+    fn insert(&mut self, starts: &[u64], scrub: &Arc<Scrub>) {
+        for start in starts {
+            let found = self.secrets.entry(*start).or_default();
+            let is_other = |last: &Weak<Scrub>| last.as_ptr() != Arc::as_ptr(scrub);
+            if found.last().is_none_or(is_other) {
+                found.push(Arc::downgrade(scrub));
+                self.entries += 1;
+            }
+        }
     }
 
-    /// The length of the longest secret, or key of ours, that `text` begins with. What was compared
-    /// in vain is taken off `vain`.
-    fn begins(&self, whose: Whose, text: &[u8], vain: &mut usize) -> Option<usize> {
-        let start = self.hash(whose, text);
+    /// Drops what is left of the forgotten.
+    fn sweep(&mut self) {
+        self.secrets.retain(|_, found| {
+            found.retain(|scrub| scrub.strong_count() > 0);
+            !found.is_empty()
+        });
+        self.entries = self.secrets.values().map(Vec::len).sum();
+        self.sweep_at = self.entries * 2 + 64;
+    }
+
+    /// What is not forgotten, each search once: it has as many entries as forms.
+    fn live(&self) -> HashMap<*const Scrub, Arc<Scrub>> {
+        let live = self.secrets.values().flatten().filter_map(Weak::upgrade);
+        live.map(|scrub| (Arc::as_ptr(&scrub), scrub)).collect()
+    }
+
+    /// The length of the longest secret, or key of ours, that `text` begins with; `start` is the
+    /// hash of its beginning. What was compared in vain is taken off `vain`.
+    fn begins(&self, start: Option<u64>, text: &[u8], vain: &mut usize) -> Option<usize> {
         let alike = start.and_then(|start| self.secrets.get(&start));
         let mut longest = issued::length(text);
         for secret in alike.into_iter().flatten() {
@@ -350,6 +376,20 @@ mod tests {
         assert!(known.entries < 200, "{}", known.entries);
     }
 
+    /// Where each form of a secret is looked at for each of them, this does not end in minutes.
+    #[test]
+    fn a_secret_of_many_forms_is_looked_through_once() {
+        let live = LiveSecrets::default();
+        let values: Vec<String> = (0..60_000).map(|n| format!("{n:08}-secret")).collect();
+        let scrub = Arc::new(Scrub::new(values.iter().map(String::as_str), []));
+        live.add(None, &scrub);
+        let found = live.overwritten(Whose::Everybodys, b"a 00059999-secret of many");
+        assert_eq!(&*found, b"a *************** of many");
+        drop(scrub);
+        let found = live.overwritten(Whose::Everybodys, b"a 00059999-secret of many");
+        assert_eq!(&*found, b"a 00059999-secret of many");
+    }
+
     /// As many secrets that begin alike, known for as long as they are kept.
     fn alike(live: &LiveSecrets, count: usize, begin: &str) -> Vec<Arc<Scrub>> {
         let secret = |n| Arc::new(Scrub::new([format!("{begin}{n:08}").as_str()], []));
@@ -364,18 +404,12 @@ mod tests {
         let _scrubs = alike(&live, 100, "sk-p");
         let known = live.by_start.read().unwrap();
         let mut vain = 1;
-        assert_eq!(
-            known.begins(Whose::Everybodys, b"sk-psk-psk-psk-p", &mut vain),
-            None
-        );
-        assert_eq!(
-            known.begins(Whose::Everybodys, b"sk-p0000009", &mut vain),
-            None
-        );
-        assert_eq!(
-            known.begins(Whose::Everybodys, b"sk-p00000099x", &mut vain),
-            Some(12)
-        );
+        let mut begins = |text: &[u8]| {
+            let start = live.hash(Whose::Everybodys, text);
+            known.begins(start, text, &mut vain)
+        };
+        assert_eq!(begins(b"sk-psk-psk-psk-p"), None);
+        assert_eq!(begins(b"sk-p00000099x"), Some(12));
         assert_eq!(vain, 1);
     }
 
