@@ -17,7 +17,7 @@ use proto::id::{CredentialId, OrgId};
 use proto::seal::{self, Binding, Keyring, Sealed};
 use zeroize::Zeroizing;
 
-use super::forms::{PATH, UNRESERVED};
+use super::forms::{PATH, SECRET_BYTES_MIN, UNRESERVED};
 use super::live::LiveSecrets;
 use super::scrub::Scrub;
 
@@ -144,49 +144,70 @@ impl Sealing {
 
 /// The search for what a target may echo.
 fn scrub(secret: &SecretInput, injection: &Injection) -> Scrub {
-    let is_constant = |name: &str| {
-        let mut parts = secret.headers.iter().filter(|part| part.public);
-        is_public(name) || parts.any(|part| part.name.eq_ignore_ascii_case(name))
-    };
+    // A key, or a token, has the one field.
+    let field = injection.headers.first().map(|(name, _)| name.as_str());
+    let whole = [secret.key.as_ref(), secret.token.as_ref()];
+    let whole = whole.into_iter().flatten();
+    let whole = whole.map(|value| key_in(field, value));
     let headers = secret.headers.iter();
-    let headers = headers.filter(|part| !is_constant(&part.name));
-    let parts = headers.chain(secret.queries.iter().filter(|part| !part.public));
+    let headers = headers.filter(|part| !part.public && !is_public(&part.name));
+    let headers = headers.map(|part| key_in(Some(&part.name), &part.value));
+    let queries = secret.queries.iter().filter(|part| !part.public);
+    let queries = queries.map(|part| key_in(None, &part.value));
+    // A short password is searched with its name.
+    let sent = injection.headers.first();
+    let sent = sent.filter(|_| secret.username.is_some());
+    let sent = sent.and_then(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let sent = sent.map(|(name, value)| key_in(Some(name), value));
+    let keys = whole.chain(headers).chain(queries).chain(sent);
+    let keys: Vec<Zeroizing<String>> = keys.collect();
+    let keys = keys.iter().map(|key| key.as_str());
     let name_is_key = secret.password.as_deref().is_none_or(is_placeholder);
-    let name = secret.username.as_ref().filter(|_| name_is_key);
-    let whole = [
-        secret.key.as_ref(),
-        secret.token.as_ref(),
-        secret.password.as_ref(),
-        name,
-    ];
-    let secrets = whole.into_iter().flatten().map(String::as_str);
-    let secrets = secrets.chain(parts.map(|part| part.value.as_str()));
-    let secrets: Vec<&str> = secrets.collect();
+    let name = secret.username.as_deref().filter(|_| name_is_key);
+    let pair = [secret.password.as_deref(), name].into_iter().flatten();
+    // What a custom secret sends in fields is among its parts.
     let fields = injection.headers.iter();
-    let values = fields.filter(|(name, _)| !is_constant(name.as_str()));
-    let values = values.filter_map(|(_, value)| value.to_str().ok());
-    let values: Vec<&str> = values.collect();
-    let both = secrets.iter().chain(&values);
-    let behind: Vec<(&str, &str)> = both.filter_map(|value| behind_scheme(value)).collect();
-    let pairs = behind
-        .iter()
-        .filter_map(|(scheme, rest)| pair(scheme, rest));
-    let pairs: Vec<Zeroizing<String>> = pairs.collect();
-    let words = pairs.iter().flat_map(|pair| {
-        let password = pair.split_once(':').map(|(_, password)| password);
-        [Some(pair.as_str()), password].into_iter().flatten()
-    });
-    let behind = behind.iter().map(|(_, rest)| *rest);
-    Scrub::new(secrets.iter().copied().chain(behind).chain(words), values)
+    let fields = fields.filter(|(name, _)| secret.headers.is_empty() && !is_public(name.as_str()));
+    let values = fields.filter_map(|(_, value)| value.to_str().ok());
+    Scrub::new(keys.chain(pair), values)
 }
 
-/// A value of two words, of which the first is a scheme (`Bearer`, `Token`, `GenieKey`): targets
-/// quote the second one alone.
-fn behind_scheme(value: &str) -> Option<(&str, &str)> {
+/// What of a value is secret: what stands behind a scheme, which targets quote alone, and of a pair
+/// of Basic the password, or the name where that is the key. All of it where that is too short to
+/// be searched.
+fn key_in(field: Option<&str>, value: &str) -> Zeroizing<String> {
+    let behind = behind_scheme(field, value);
+    let pair = behind.and_then(|(scheme, rest)| pair(scheme, rest));
+    let pair = pair.as_ref().map(|pair| pair.as_str());
+    let parts = pair.and_then(|pair| pair.split_once(':'));
+    let key = parts.map(|(name, password)| match is_placeholder(password) {
+        true => name,
+        false => password,
+    });
+    let narrowest = [key, pair, behind.map(|(_, rest)| rest)];
+    let mut narrowest = narrowest.into_iter().flatten();
+    let found = narrowest.find(|text| text.len() >= SECRET_BYTES_MIN);
+    Zeroizing::new(found.unwrap_or(value).to_owned())
+}
+
+/// A value of two words, of which the first is a scheme. `Authorization` has one in any case; of
+/// other fields, and of queries, those are known that APIs use, and words of a text are none.
+fn behind_scheme<'v>(field: Option<&str>, value: &'v str) -> Option<(&'v str, &'v str)> {
+    const FIELDS: [&str; 2] = ["authorization", "proxy-authorization"];
+    const SCHEMES: [&str; 10] = [
+        "apikey", "api-key", "basic", "bearer", "bot", "geniekey", "jwt", "key", "oauth", "token",
+    ];
     let (scheme, rest) = value.split_once(' ')?;
     let rest = rest.trim();
     let is_one = !rest.is_empty() && !rest.contains(char::is_whitespace);
-    (is_one && checks::is_token(scheme)).then_some((scheme, rest))
+    let is = |known: &&str, text: &str| known.eq_ignore_ascii_case(text);
+    let in_authorization = || field.is_some_and(|name| FIELDS.iter().any(|known| is(known, name)));
+    let is_known = || {
+        let is_word = rest.bytes().all(|byte| byte.is_ascii_alphabetic());
+        !is_word && SCHEMES.iter().any(|known| is(known, scheme))
+    };
+    (is_one && checks::is_token(scheme) && (in_authorization() || is_known()))
+        .then_some((scheme, rest))
 }
 
 /// The pair of Basic (RFC 7617) as it is encoded.
@@ -424,17 +445,28 @@ mod tests {
                 "key sk-live-0123456789",
                 format!("key {}", stars(18)),
             ),
-            (&bearer, "Bearer sk-live-0123456789", stars(25)),
+            (
+                &bearer,
+                "Bearer sk-live-0123456789",
+                format!("Bearer {}", stars(18)),
+            ),
             (
                 &custom("Basic YWNtZTp0aGlyZC1wYXJ0eS1wd2Q="),
                 "third-party-pwd of acme:third-party-pwd",
-                format!("{} of {}", stars(15), stars(20)),
+                format!("{} of acme:{}", stars(15), stars(15)),
             ),
             (
                 &custom("Basic YTpzaG9ydC1wdy0x"),
                 "YTpzaG9ydC1wdy0x is a:short-pw-1",
                 format!("{} is {}", stars(16), stars(12)),
             ),
+            (
+                // `sk_live_0123456789:x`
+                &custom("Basic c2tfbGl2ZV8wMTIzNDU2Nzg5Ong="),
+                "sk_live_0123456789 and x",
+                format!("{} and x", stars(18)),
+            ),
+            (&custom("Own of-some-length"), "of-some-length", stars(14)),
             (
                 &custom("words of a text"),
                 "of a text",
@@ -451,6 +483,13 @@ mod tests {
         let echo = "eu-central-1, 123456789012, a-secret-0123";
         let expected = format!("eu-central-1, 123456789012, {}", stars(13));
         check(AuthType::Custom, "{}", constants, echo, &expected);
+        let one_of_two = r#"{"headers": [
+            {"name":"Cookie","value":"session=a-secret-0123"},
+            {"name":"Cookie","value":"region=eu-central-1","public":true}
+        ]}"#;
+        let echo = "session=a-secret-0123; region=eu-central-1";
+        let expected = format!("{}; region=eu-central-1", stars(21));
+        check(AuthType::Custom, "{}", one_of_two, echo, &expected);
         let basic = r#"{"username":"AC0123456789","password":"short-pw-1"}"#;
         let echo = "AC0123456789:short-pw-1";
         check(AuthType::Basic, "{}", basic, echo, &stars(23));
@@ -459,6 +498,38 @@ mod tests {
         let echo = "/bot123456:AAH%2Ffoo%2Bbar/x";
         let expected = format!("/bot{}/x", stars(22));
         check(AuthType::ApiKey, path, key, echo, &expected);
+    }
+
+    #[test]
+    fn the_second_word_of_a_text_is_no_secret() {
+        let key = |field, value| key_in(field, value).to_string();
+        for (field, value, expected) in [
+            (
+                Some("x-title"),
+                "Acme Communications",
+                "Acme Communications",
+            ),
+            (Some("x-title"), "Key Communications", "Key Communications"),
+            (None, "Acme account-0123456", "Acme account-0123456"),
+            (None, "Bearer sk-live-0123456789", "sk-live-0123456789"),
+            (Some("x-auth"), "GenieKey 0123-4567-89ab", "0123-4567-89ab"),
+            (Some("Authorization"), "Own abcdefghijkl", "abcdefghijkl"),
+            (
+                Some("authorization"),
+                "Bearer short-one",
+                "Bearer short-one",
+            ),
+        ] {
+            assert_eq!(key(field, value), expected);
+        }
+        let mut secret = SecretInput::default();
+        secret.password = Some("Acme account-0123456".into());
+        let echo = b"of account-0123456";
+        assert!(
+            scrub(&secret, &Injection::default())
+                .overwrite(echo)
+                .is_none()
+        );
     }
 
     #[test]
