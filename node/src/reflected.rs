@@ -16,7 +16,7 @@ use proto::proxy::ScrubBodies;
 use proto::record::ScrubState;
 use tracing::warn;
 
-use crate::credentials::edges;
+use crate::credentials::edges::{self, Cut};
 use crate::credentials::scrub::{Overwritten, Scrub};
 use crate::credentials::words;
 use crate::decoded::{self, Decoder};
@@ -125,7 +125,8 @@ pub fn tell(metrics: &Metrics, request: RequestId, proxy: ProxyId, credential: &
 /// place is counted in coded bytes by some targets.
 pub fn ask_for_readable(proxy: &CompiledProxy, headers: &mut HeaderMap) {
     // Whether the secret is long enough to be searched for is known when it is unsealed.
-    if proxy.target_credential.is_none() {
+    let credential = proxy.target_credential.as_deref();
+    if !credential.is_some_and(TargetCredential::injects) {
         return;
     }
     let decodes = proxy.scrub == ScrubBodies::Decode;
@@ -169,7 +170,8 @@ pub fn scrub_body(
     proxy: &CompiledProxy,
     answer: &mut Answer,
 ) {
-    let Some(credential) = exchange.target_credential().cloned() else {
+    let injected = exchange.target_credential();
+    let Some(credential) = injected.filter(|one| one.injects()).cloned() else {
         return;
     };
     let credential = &credential;
@@ -192,10 +194,10 @@ pub fn scrub_body(
         exchange.notes.scrub = ScrubState::Skipped;
         return;
     }
-    let is_part = answer.status == StatusCode::PARTIAL_CONTENT;
+    let cut = Cut::of(answer.status, &answer.headers);
     match std::mem::replace(&mut answer.body, Outbound::Empty) {
         Outbound::Full(bytes) if coding.is_none() => {
-            let found = scrub.map(|scrub| overwritten(scrub, &bytes, is_part));
+            let found = scrub.map(|scrub| overwritten(scrub, &bytes, cut));
             answer.body = Outbound::Full(match found.filter(|found| found.times > 0) {
                 None => bytes,
                 Some(Overwritten { text, times }) => {
@@ -210,15 +212,18 @@ pub fn scrub_body(
         source @ (Outbound::Stream(_) | Outbound::Full(_) | Outbound::Events(_)) => {
             let of = (exchange.id, proxy.id);
             let source = Source::new(source, coding.map(Decoder::new));
-            let body = ScrubbedBody::new(of, metrics, credential, source, is_part);
+            let body = ScrubbedBody::new(of, metrics, credential, source, cut);
             answer.body = Outbound::Scrubbed(Box::new(body));
         }
         other => answer.body = other,
     }
 }
 
+/// Takes what stands at an edge out of a part.
+type Edge = fn(&Scrub, Bytes) -> Overwritten<Bytes>;
+
 /// A body in memory with every secret overwritten; of a part, pieces of one at its edges as well.
-fn overwritten(scrub: &Scrub, bytes: &Bytes, is_part: bool) -> Overwritten<Bytes> {
+fn overwritten(scrub: &Scrub, bytes: &Bytes, cut: Cut) -> Overwritten<Bytes> {
     let mut found = match scrub.overwrite(bytes) {
         Some(Overwritten { text, times }) => Overwritten {
             text: text.into(),
@@ -229,14 +234,14 @@ fn overwritten(scrub: &Scrub, bytes: &Bytes, is_part: bool) -> Overwritten<Bytes
             times: 0,
         },
     };
-    if is_part {
-        for edge in [edges::without_begin, edges::without_end] {
-            let Overwritten { text, times } = edge(scrub, found.text);
-            found = Overwritten {
-                text,
-                times: found.times + times,
-            };
-        }
+    let begin = cut.begin.then_some(edges::without_begin as Edge);
+    let end = cut.end.then_some(edges::without_end as Edge);
+    for edge in [begin, end].into_iter().flatten() {
+        let Overwritten { text, times } = edge(scrub, found.text);
+        found = Overwritten {
+            text,
+            times: found.times + times,
+        };
     }
     found
 }

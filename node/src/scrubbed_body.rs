@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use proto::id::{ProxyId, RequestId};
 
-use crate::credentials::edges;
+use crate::credentials::edges::{self, Begin, Cut};
 use crate::credentials::scrub::{Overwritten, Tail};
 use crate::decoded::Decoder;
 use crate::flow::Outbound;
@@ -22,8 +22,8 @@ pub struct ScrubbedBody {
     source: Source,
     tail: Tail,
     times: u32,
-    /// Whether its begin, and its end, may be pieces of a form: it is a part of another body.
-    cut_begin: bool,
+    begin: Begin,
+    /// Whether its end may be a piece of a form: it is a part of another body.
     cut_end: bool,
     request: RequestId,
     proxy: ProxyId,
@@ -105,14 +105,14 @@ impl ScrubbedBody {
         metrics: &Metrics,
         credential: &Arc<TargetCredential>,
         source: Source,
-        is_part: bool,
+        cut: Cut,
     ) -> Self {
         Self {
             source,
             tail: Tail::default(),
             times: 0,
-            cut_begin: is_part,
-            cut_end: is_part,
+            begin: Begin::of(cut),
+            cut_end: cut.end,
             request,
             proxy,
             credential: Arc::clone(credential),
@@ -125,7 +125,7 @@ impl ScrubbedBody {
         loop {
             let (piece, last) = match ready!(self.source.poll_piece(cx)) {
                 Some(Ok(piece)) => (piece, self.source.is_ended()),
-                None if self.tail.waiting() == 0 => return Poll::Ready(None),
+                None if self.waiting() == 0 => return Poll::Ready(None),
                 None => (Bytes::new(), true),
                 // What waits is not sent: the stream breaks here in any case.
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -141,16 +141,10 @@ impl ScrubbedBody {
         let Some(scrub) = self.credential.secret.scrub() else {
             return piece;
         };
-        let (mut piece, mut begun) = (piece, 0);
-        if self.cut_begin {
-            let Overwritten { text, times } = edges::without_begin(scrub, piece);
-            // Where the first piece lies within a form, so may the next one.
-            self.cut_begin = text.iter().all(|byte| *byte == b'*');
-            (piece, begun) = (text, times);
-        }
+        let Overwritten { text, times: begun } = self.begin.push(scrub, piece, last);
         let mut found = match last {
-            true => self.tail.finish(scrub, piece),
-            false => self.tail.push(scrub, piece),
+            true => self.tail.finish(scrub, text),
+            false => self.tail.push(scrub, text),
         };
         found.times += begun;
         if last && self.cut_end {
@@ -168,10 +162,15 @@ impl ScrubbedBody {
         text
     }
 
+    /// Bytes that wait for what follows them.
+    fn waiting(&self) -> usize {
+        self.begin.waiting() + self.tail.waiting()
+    }
+
     /// Bytes still to come, where the target announced it.
     pub fn remaining(&self) -> Option<u64> {
         let remaining = self.source.remaining()?;
-        remaining.checked_add(self.tail.waiting() as u64)
+        remaining.checked_add(self.waiting() as u64)
     }
 
     /// Coded bytes that the target sent so far, where the body is decoded; then it is at its end

@@ -408,10 +408,43 @@ fn no_more_than_a_few_bytes_of_a_secret_are_read_in_parts() {
         assert!(!read.contains(middle) && scrubbed > 0, "{bytes}: {read}");
     }
     // Parts of which the edges are not seen are not asked for.
-    let several = proxy.request("GET", "/").field("range", "bytes=0-19,20-30");
-    let whole = proxy.send(&several);
+    let several = |proxy: &Proxy| {
+        let request = proxy.request("GET", "/");
+        proxy.send(&request.field("range", "bytes=0-19,20-30"))
+    };
+    let whole = several(&proxy);
     assert_eq!(whole.status(), 200);
     assert!(!whole.text().contains(TARGET_SECRET), "{}", whole.text());
+    assert_eq!(upstream.last().field("range"), None);
+    // Where no secret is sent they are.
+    let nothing = gateway.create(
+        "/credentials",
+        json!({"kind": "target", "auth_type": "none"}),
+    );
+    let fields = json!({"target_credential_id": nothing["id"]});
+    let proxy = gateway.proxy_with(&upstream.url(), json!({}), fields);
+    several(&proxy);
+    assert_eq!(upstream.last().field("range"), Some("bytes=0-19,20-30"));
+}
+
+#[test]
+fn the_ends_of_a_body_that_a_part_holds_are_no_edges() {
+    let gateway = Gateway::start();
+    let (begin, end) = TARGET_SECRET.split_at(TARGET_SECRET.len() / 2);
+    let said = format!("{end} and {begin}");
+    let last = said.len() - 1;
+    for (first, length, is_begin, is_end) in [
+        (0, last + 1, true, true),
+        (0, last + 2, true, false),
+        (1, last + 2, false, true),
+    ] {
+        let range = format!("content-range: bytes {first}-{}/{length}\r\n", first + last);
+        let part = answer("206 Partial Content", &range, said.as_bytes());
+        let upstream = Upstream::fixed(part);
+        let text = gateway.proxy(&upstream.url()).get("/").text();
+        assert_eq!(text.starts_with(end), is_begin, "{text}");
+        assert_eq!(text.ends_with(begin), is_end, "{text}");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! which no part holds the whole. Pure.
 
 use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_RANGE;
+use http::{HeaderMap, StatusCode};
 use memchr::memmem;
 
 use super::scrub::{Overwritten, Scrub};
@@ -12,6 +14,85 @@ const PIECE_BYTES_MIN: usize = 4;
 /// So much may be compared in vain for each byte of a form. Only a secret that repeats itself needs
 /// more; the edge then passes.
 const VAIN_PER_BYTE: usize = 64;
+
+/// At which ends an answer's body is cut out of another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Something stands before it.
+    pub begin: bool,
+    /// Something may stand behind it.
+    pub end: bool,
+}
+
+impl Cut {
+    /// As a part says which one it is (RFC 9110 §14.4); at both ends where it does not.
+    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        if status != StatusCode::PARTIAL_CONTENT {
+            return Self::default();
+        }
+        let both = Self {
+            begin: true,
+            end: true,
+        };
+        let mut said = headers.get_all(CONTENT_RANGE).iter();
+        match (said.next(), said.next()) {
+            (Some(said), None) => Self::said(said.as_bytes()).unwrap_or(both),
+            _ => both,
+        }
+    }
+
+    /// Of `bytes 0-25/26`, or with `*` for a length that is not known.
+    fn said(range: &[u8]) -> Option<Self> {
+        let (unit, range) = std::str::from_utf8(range).ok()?.trim().split_once(' ')?;
+        let (first, rest) = range.split_once('-')?;
+        let (last, length) = rest.split_once('/')?;
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        // A length that is none is not known either.
+        let whole = length.parse::<u64>().ok();
+        let is_range = unit.eq_ignore_ascii_case("bytes") && first <= last;
+        is_range.then(|| Self {
+            begin: first > 0,
+            end: whole.is_none_or(|whole| last.checked_add(1) != Some(whole)),
+        })
+    }
+}
+
+/// The begin of a body that comes in pieces. That of a part is looked at once, when there is as
+/// much of it as a form can be long, however small the pieces are.
+pub struct Begin {
+    /// Whether it is still to be looked at.
+    is_cut: bool,
+    held: BytesMut,
+}
+
+impl Begin {
+    /// Of a body that is cut out of another one there.
+    pub fn of(cut: Cut) -> Self {
+        Self {
+            is_cut: cut.begin,
+            held: BytesMut::new(),
+        }
+    }
+
+    /// Bytes that wait for what follows them.
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes the next piece, or the last one, and gives what may go on.
+    pub fn push(&mut self, scrub: &Scrub, piece: Bytes, last: bool) -> Overwritten<Bytes> {
+        let unchanged = |text| Overwritten { text, times: 0 };
+        if !self.is_cut {
+            return unchanged(piece);
+        }
+        self.held.extend_from_slice(&piece);
+        if !last && self.held.len() < scrub.longest() {
+            return unchanged(Bytes::new());
+        }
+        self.is_cut = false;
+        without_begin(scrub, std::mem::take(&mut self.held).freeze())
+    }
+}
 
 /// A part without what its first bytes may be of a form that began before it. It is all of the part
 /// where that lies within a form.
@@ -111,6 +192,68 @@ mod tests {
             let read: String = read.collect();
             assert!(!read.contains("party-t"), "{length}: {read}");
         }
+    }
+
+    #[test]
+    fn a_begin_is_found_however_small_its_pieces_are() {
+        let scrub = Scrub::new([SECRET], []);
+        let text = b"party-tok-0001 and so on, for longer than a form";
+        for length in 1..=text.len() {
+            let mut begin = Begin::of(Cut {
+                begin: true,
+                end: false,
+            });
+            let (mut read, mut times) = (Vec::new(), 0);
+            let mut left = text.chunks(length).peekable();
+            while let Some(piece) = left.next() {
+                let piece = Bytes::copy_from_slice(piece);
+                let found = begin.push(&scrub, piece, left.peek().is_none());
+                read.extend_from_slice(&found.text);
+                times += found.times;
+            }
+            let expected = b"************** and so on, for longer than a form";
+            assert_eq!((&*read, times, begin.waiting()), (&expected[..], 1, 0));
+        }
+        // All of a part that is shorter than a form.
+        let mut begin = Begin::of(Cut {
+            begin: true,
+            end: true,
+        });
+        let mut push = |piece, last| begin.push(&scrub, Bytes::from_static(piece), last).text;
+        assert!(push(b"par".as_slice(), false).is_empty());
+        assert_eq!(push(b"ty".as_slice(), true), "*****");
+        let mut begin = Begin::of(Cut::default());
+        let passed = begin.push(&scrub, Bytes::from_static(b"par"), false);
+        assert_eq!(passed.text, "par");
+    }
+
+    #[test]
+    fn a_part_is_cut_where_something_stands_beyond_it() {
+        let cut = |status: u16, ranges: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for range in ranges {
+                headers.append(CONTENT_RANGE, range.parse().unwrap());
+            }
+            let cut = Cut::of(StatusCode::from_u16(status).unwrap(), &headers);
+            (cut.begin, cut.end)
+        };
+        for (range, expected) in [
+            ("bytes 0-25/26", (false, false)),
+            ("bytes 0-24/26", (false, true)),
+            ("bytes 1-25/26", (true, false)),
+            ("Bytes 1-2/26", (true, true)),
+            ("bytes 0-25/*", (false, true)),
+            ("bytes 5-2/26", (true, true)),
+            ("bytes 0-25", (true, true)),
+            ("bytes */26", (true, true)),
+            ("lines 0-25/26", (true, true)),
+            ("", (true, true)),
+        ] {
+            assert_eq!(cut(206, &[range]), expected, "{range}");
+        }
+        assert_eq!(cut(206, &[]), (true, true));
+        assert_eq!(cut(206, &["bytes 0-1/2", "bytes 0-1/2"]), (true, true));
+        assert_eq!(cut(200, &["bytes 1-2/26"]), (false, false));
     }
 
     #[test]

@@ -322,3 +322,10 @@ pub struct TargetCredential {
     /// Rules of its scope.
     pub rules: Arc<RuleSet>,
 }
+
+impl TargetCredential {
+    /// Whether anything is injected at all.
+    pub fn injects(&self) -> bool {
+        self.auth_type != AuthType::None
+    }
+}
