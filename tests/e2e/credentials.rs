@@ -353,6 +353,33 @@ fn a_key_of_the_other_kind_stays_for_its_overlap() {
 }
 
 #[test]
+fn where_a_given_key_stood_nothing_is_taken_for_one_when_it_is_over() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let bearer = json!({"kind": "proxy", "auth_type": "bearer", "secret": {"token": GIVEN}});
+    let open = json!({"kind": "proxy", "auth_type": "none"});
+    let ids = [bearer, open].map(|one| gateway.create("/credentials", one)["id"].clone());
+    let fields = json!({"proxy_credential_ids": ids, "acknowledge_open": true});
+    gateway.patch(&format!("/proxies/{}", proxy.id), fields);
+    let status = |key: &str| {
+        let value = format!("Bearer {key}");
+        get(&gateway, &proxy.path, &[("authorization", &value)]).status()
+    };
+    wait_for("the given key", || (status(GIVEN) == 200).then_some(()));
+    let others = "a-key-of-somebody-else";
+    assert_eq!(status(others), 401);
+    let rotate = format!("/credentials/{}/rotate", ids[0].as_str().expect("an id"));
+    let rotated = gateway.api("POST", &rotate, Some(&json!({"overlap_ms": 1})));
+    assert_eq!(rotated.status(), 200, "{}", rotated.text());
+    // It is the open credential's caller.
+    wait_for("the end of the overlap", || {
+        (status(others) == 200).then_some(())
+    });
+    assert_eq!(status(GIVEN), 401);
+}
+
+#[test]
 fn a_request_whose_key_stands_in_the_path_too_is_not_sent() {
     let gateway = Gateway::start();
     let upstream = Upstream::json("{}");

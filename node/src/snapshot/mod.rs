@@ -251,6 +251,13 @@ impl ProxyCredential {
         self.secrets.iter().any(|secret| secret.issued)
     }
 
+    /// Whether what stands where given keys are looked for must be one: not where keys of ours have
+    /// taken their place, and none is in force any more.
+    pub fn takes_given(&self, now: Timestamp) -> bool {
+        let mut given = self.secrets.iter().filter(|secret| !secret.issued);
+        !self.has_issued() || given.any(|secret| !secret.end.is_over(now))
+    }
+
     /// The given key where this credential looks for it.
     pub fn presented<'r>(&self, request: &'r Request) -> Option<(Cow<'r, [u8]>, Place)> {
         if self.secrets.iter().all(|secret| secret.issued) {

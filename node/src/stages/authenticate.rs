@@ -249,6 +249,7 @@ fn identify_given<'r>(
         let digest = digests.of(secret);
         let judged = match digest.filter(|digest| credential.knows(digest, false)) {
             Some(digest) => judge(credential, &digest, now).map(|found| (found, digest)),
+            None if !credential.takes_given(now) => continue,
             None => Err(AuthFailure::WrongKey),
         };
         match judged {
