@@ -32,7 +32,8 @@ pub const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-
 pub const PROXY_MESSAGE: HeaderName = HeaderName::from_static("requestrocket-proxy-message");
 /// What the caller is warned of.
 pub const PROXY_WARNING: HeaderName = HeaderName::from_static("requestrocket-proxy-warning");
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Whether SDKs should try again by themselves.
+pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Longest `requestrocket-proxy-message`, in bytes.
 const MESSAGE_BYTES_MAX: usize = 500;
 

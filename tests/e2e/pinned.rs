@@ -489,3 +489,39 @@ fn a_key_never_goes_to_a_third_host() {
     );
     assert!(third.seen().is_empty());
 }
+
+/// What stands between caller and gateway cannot say whether a request got through.
+#[test]
+fn a_request_that_a_load_balancer_answers_may_have_been_carried_out() {
+    let balancer = Upstream::fixed("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n");
+    let url = balancer.url();
+    let pair = Pair::with(|two| two.eu.gateway = url);
+    let upstream = Upstream::json("{}");
+    let proxy = pair.proxy(&upstream, json!({"cross_region": "forward"}));
+    for (method, should_retry) in [("POST", Some("false")), ("GET", None)] {
+        let answer = pair.at_us(&proxy.request(method, "/"));
+        let text = answer.text();
+        assert_eq!(answer.outcome(), (503, "region-unavailable"), "{text}");
+        assert_eq!(answer.field("x-should-retry"), should_retry, "{method}");
+        assert!(text.contains("may have been carried out"), "{text}");
+    }
+}
+
+/// The key is known here, so the region that refuses it lags behind.
+#[test]
+fn a_region_that_does_not_know_the_key_yet_ends_no_call_for_good() {
+    let behind = Upstream::fixed(
+        "HTTP/1.1 401 Unauthorized\r\nrequestrocket-proxy-code: proxy-access-denied\r\n\
+         content-length: 0\r\n\r\n",
+    );
+    let url = behind.url();
+    let pair = Pair::with(|two| two.eu.gateway = url);
+    let upstream = Upstream::json("{}");
+    let proxy = pair.proxy(&upstream, json!({"cross_region": "forward"}));
+    let answer = pair.at_us(&proxy.request("POST", "/"));
+    let text = answer.text();
+    assert_eq!(answer.outcome(), (503, "region-unavailable"), "{text}");
+    assert_eq!(answer.field("retry-after"), Some("1"));
+    assert_eq!(answer.field("x-should-retry"), None);
+    assert!(text.contains("does not know the caller's key"), "{text}");
+}

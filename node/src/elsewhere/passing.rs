@@ -2,22 +2,24 @@
 //!
 //! It goes as it came, with the caller's key: the region there judges it. Bodies stream both ways.
 //! A request of which nothing was written, or an idempotent one that is in memory, goes on to the
-//! next region where one is gone; what a gateway answers is the answer.
+//! next region where one is gone; what a gateway answers is the answer, unless it says no more than
+//! that the regions do not know the same yet.
 
 use std::cell::Cell;
 use std::pin::pin;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use proto::outcome::{Code, EarlyEnd};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Elsewhere, PASSED_ON, RegionGateway, said};
+use super::{Elsewhere, PASSED_ON, RegionGateway, Said, said};
+use crate::answer::SHOULD_RETRY;
 use crate::body::RequestBody;
 use crate::failover;
-use crate::flow::Exchange;
+use crate::flow::{Caller, Exchange};
 use crate::inbound;
 use crate::lent;
 use crate::limits::SlotToken;
@@ -29,6 +31,14 @@ use crate::upstream::retry::is_idempotent;
 use crate::upstream::{
     Answer, AnswerError, Failure, FailureKind, RequestHead, SendError, Terms, Upstream,
 };
+
+/// Why no region served a request.
+const NOBODY: &str = "no gateway of the regions that serve this proxy answers";
+const STRANGER: &str = "what answers for a region that serves this proxy is no gateway";
+const UNKNOWN_KEY: &str = "a region that serves this proxy does not know the caller's key, which \
+                           this one does";
+const ASTRAY: &str = "a region that is to serve this proxy does not; the regions do not agree on \
+                      where it is served";
 
 /// Most gateways that one request is sent to.
 const GATEWAYS_ASKED_MAX: usize = 3;
@@ -77,18 +87,9 @@ async fn answer_to(
     elsewhere: &Elsewhere,
     crossing: &Crossing,
 ) -> Result<Answer, EarlyEnd> {
-    let mut terms = Terms {
-        has_alternatives: elsewhere.gateways.len() > 1,
-        ..Terms::now()
-    };
     elsewhere.use_gateways();
-    let mut body = match terms.has_alternatives {
-        true => failover::body(exchange, &crossing.method, terms).await?,
-        false => exchange.body.take(),
-    };
-    // The caller's body is not the region's to wait for.
-    terms.asked_at = Instant::now();
-    let mut end = unavailable("; the request was not carried out");
+    let (terms, mut body) = ready(exchange, elsewhere, &crossing.method).await?;
+    let mut end = unavailable(NOBODY, false);
     let mut maybe_carried_out = false;
     for at in elsewhere.nearest().into_iter().take(GATEWAYS_ASKED_MAX) {
         let Some(gateway) = elsewhere.gateways.get(at) else {
@@ -101,41 +102,89 @@ async fn answer_to(
         let head = head(elsewhere, at, exchange, crossing, terms)?;
         outcomes::begins(exchange);
         let wanted = (exchange.reply.as_mut(), &*exchange.slots);
+        let copy = terms.has_alternatives.then(|| body.replay()).flatten();
         let (sent, unsent) = send((upstream, metrics), wanted, gateway, head, body).await;
         let again = match sent {
             Ok(mut answer) => {
-                exchange.said = said(&answer.headers);
-                if exchange.said.is_some() {
+                let said = said(&answer.headers);
+                let lag = said.as_ref().and_then(|said| lag(exchange, said, &answer));
+                if said.is_some() && lag.is_none() {
+                    exchange.said = said;
                     return Ok(answer);
                 }
                 outcomes::answered(exchange, &answer);
-                end = unavailable("; what answers there is no gateway");
-                maybe_carried_out = true;
-                answer.again.take()
+                match lag {
+                    Some(why) => {
+                        end = unavailable(why, maybe_carried_out);
+                        copy
+                    }
+                    None => {
+                        maybe_carried_out = true;
+                        end = stranger(&crossing.method);
+                        answer.again.take().map(|again| again.1)
+                    }
+                }
             }
             Err(SendError::Gate(stopped)) => {
                 outcomes::stopped(exchange, &stopped);
                 return Err(stopped.why);
             }
-            Err(SendError::Failed(mut failure)) => {
+            Err(SendError::Failed(failure)) => {
                 let id = exchange.id;
                 let (trace_id, span_id) = exchange.trace_ids();
                 let region = &gateway.region;
                 info!(request = %id, trace_id, span_id, %region, "{id}: {failure}");
                 outcomes::unanswered(exchange, metrics, &failure);
-                let again = failure.again.take();
-                let failure = failure.after_others(maybe_carried_out);
+                let mut failure = failure.after_others(maybe_carried_out);
                 maybe_carried_out = failure.maybe_carried_out;
                 end = failed(&failure);
-                again
+                failure.again.take().map(|again| again.1)
             }
         };
-        match again.map(|again| again.1).or(unsent) {
+        match again.or(unsent) {
             Some(again) => body = again,
             None => return Err(end),
         }
     }
     Err(end)
+}
+
+/// What is sent of a request's body, and on which terms.
+async fn ready(
+    exchange: &mut Exchange,
+    elsewhere: &Elsewhere,
+    method: &Method,
+) -> Result<(Terms, RequestBody), EarlyEnd> {
+    let mut terms = Terms {
+        has_alternatives: elsewhere.gateways.len() > 1,
+        ..Terms::now()
+    };
+    let body = match terms.has_alternatives {
+        true => failover::body(exchange, method, terms).await?,
+        false => exchange.body.take(),
+    };
+    // The caller's body is not the region's to wait for.
+    terms.asked_at = Instant::now();
+    Ok((terms, body))
+}
+
+/// What a gateway's refusal says of the regions, and not of the request, of which nothing was
+/// carried out there: another region may serve it.
+fn lag(exchange: &Exchange, said: &Said, answer: &Answer) -> Option<&'static str> {
+    let proved = |caller: &Caller| caller.generation.is_some();
+    match said.code {
+        Code::AccessDenied if answer.status == StatusCode::UNAUTHORIZED => exchange
+            .caller
+            .as_ref()
+            .is_some_and(proved)
+            .then_some(UNKNOWN_KEY),
+        // One that was called as if by a caller may have passed it on itself.
+        Code::RegionUnavailable => {
+            let final_word = answer.headers.contains_key(&SHOULD_RETRY);
+            (!final_word).then_some(ASTRAY)
+        }
+        _ => None,
+    }
 }
 
 /// The request's head for the gateway at a place.
@@ -220,33 +269,52 @@ fn failed(failure: &Failure) -> EarlyEnd {
             let detail = "the path and query cannot be sent as they are; percent-encode them";
             EarlyEnd::new(Code::MalformedRequest, detail)
         }
-        _ if failure.maybe_carried_out => {
-            let mut end = unavailable("; the request may have been carried out");
-            end.should_retry = Some(false);
-            end
-        }
-        _ => unavailable("; the request was not carried out"),
+        _ => unavailable(NOBODY, failure.maybe_carried_out),
     }
 }
 
-/// The end of a request that no region could be reached for.
-fn unavailable(carried: &str) -> EarlyEnd {
-    let detail = format!("no gateway of the regions that serve this proxy answers{carried}");
-    EarlyEnd::new(Code::RegionUnavailable, detail).header("retry-after", "1")
+/// The end of a request that was answered by what is no gateway: who knows where it went. What may
+/// be repeated may be so by the caller too.
+fn stranger(method: &Method) -> EarlyEnd {
+    let mut end = unavailable(STRANGER, true);
+    if is_idempotent(method) {
+        end.should_retry = None;
+    }
+    end
+}
+
+/// The end of a request that no region served, whether or not one may have carried it out.
+fn unavailable(why: &str, maybe_carried_out: bool) -> EarlyEnd {
+    let (carried_out, should_retry) = match maybe_carried_out {
+        true => ("may have been", Some(false)),
+        false => ("was not", None),
+    };
+    let detail = format!("{why}; the request {carried_out} carried out");
+    let mut end = EarlyEnd::new(Code::RegionUnavailable, detail).header("retry-after", "1");
+    end.should_retry = should_retry;
+    end
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
     use std::sync::Arc;
     use std::time::Duration;
 
     use proto::hosts::Origin;
-    use tokio::net::{TcpSocket, TcpStream};
+    use proto::id::{CredentialId, RequestId};
+    use proto::proxy::CrossRegion;
+    use proto::seal::DigestKey;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::time::timeout;
 
     use super::*;
     use crate::elsewhere::gateways::KnownGateways;
+    use crate::flow::{Inbound, Notes};
     use crate::metrics::AddressDurations;
+    use crate::request::Request;
+    use crate::snapshot::Snapshot;
     use crate::upstream::address::{GuardPolicy, PermitEntry};
     use crate::upstream::tls::{TlsSettings, TlsSpec};
     use crate::upstream::{
@@ -339,6 +407,122 @@ mod tests {
                 let pieces: Vec<_> = futures_util::StreamExt::collect(stream).await;
                 assert_eq!(pieces, [Ok(Bytes::from("ab")), Ok(Bytes::from("c"))]);
             }
+        }
+    }
+
+    /// What answers every request so, and how many came.
+    async fn answering(status: &str, code: &str) -> (RegionGateway, Rc<Cell<u32>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = gateway(listener.local_addr().unwrap().port());
+        let code = match code {
+            "" => String::new(),
+            code => format!("requestrocket-proxy-code: {code}\r\n"),
+        };
+        let answer = format!("HTTP/1.1 {status}\r\n{code}content-length: 0\r\n\r\n");
+        let asked = Rc::new(Cell::new(0));
+        let count = Rc::clone(&asked);
+        actix_rt::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (answer, count) = (answer.clone(), Rc::clone(&count));
+                actix_rt::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    // Dials send nothing.
+                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                        count.set(count.get() + 1);
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        (to, asked)
+    }
+
+    fn exchange(method: &Method, generation: Option<&str>) -> Exchange {
+        let peer = ([127, 0, 0, 1], 1).into();
+        let target = Bytes::from_static(b"/api/x");
+        let request = Request::new(method.clone(), target, HeaderMap::new(), peer);
+        let digest_key = DigestKey::from_bytes([7; 32]);
+        let snapshot = Snapshot::new(Default::default(), Default::default(), digest_key);
+        let (id, notes) = (RequestId::new(), Notes::default());
+        Exchange {
+            caller: Some(Caller {
+                index: 0,
+                credential: CredentialId::from_bits(1),
+                generation: generation.map(Into::into),
+                places: Vec::new(),
+                hint: None,
+                jwt: None,
+            }),
+            ..Exchange::arrived(id, None, snapshot.into(), request, Inbound::None, notes)
+        }
+    }
+
+    #[actix_rt::test]
+    async fn what_says_nothing_of_the_request_goes_on_to_the_next_region() {
+        type Answers = (&'static str, &'static str);
+        const SERVED: Answers = ("200 OK", "proxy-access-granted");
+        const REFUSED: Answers = ("401 Unauthorized", "proxy-access-denied");
+        const FORBIDDEN: Answers = ("403 Forbidden", "proxy-access-denied");
+        const LOST: Answers = ("503 Service Unavailable", "region-unavailable");
+        const BALANCER: Answers = ("502 Bad Gateway", "");
+        let not = "was not carried out";
+        let maybe = "may have been carried out";
+        let (get, post) = (Method::GET, Method::POST);
+        for (method, generation, first, second, expected, asked) in [
+            (&post, Some("1"), REFUSED, SERVED, Ok(200), 1),
+            (&post, Some("1"), LOST, SERVED, Ok(200), 1),
+            (&post, Some("1"), REFUSED, LOST, Err((None, not)), 1),
+            (&post, Some("1"), LOST, REFUSED, Err((None, not)), 1),
+            // What the region alone decides.
+            (&post, Some("1"), FORBIDDEN, SERVED, Ok(403), 0),
+            (&post, None, REFUSED, SERVED, Ok(401), 0),
+            // What a balancer says is no gateway's word: who knows how far it came.
+            (
+                &post,
+                Some("1"),
+                BALANCER,
+                SERVED,
+                Err((Some(false), maybe)),
+                0,
+            ),
+            (&get, Some("1"), BALANCER, SERVED, Ok(200), 1),
+            (&get, Some("1"), BALANCER, BALANCER, Err((None, maybe)), 1),
+            (
+                &get,
+                Some("1"),
+                BALANCER,
+                REFUSED,
+                Err((Some(false), maybe)),
+                1,
+            ),
+        ] {
+            let (one, _) = answering(first.0, first.1).await;
+            let (other, count) = answering(second.0, second.1).await;
+            let elsewhere = Elsewhere {
+                cross_region: CrossRegion::Forward,
+                own: "us".into(),
+                regions: "eu".into(),
+                gateways: Box::new([one, other]),
+            };
+            let crossing = Crossing {
+                method: method.clone(),
+                rest: Bytes::new(),
+                headers: HeaderMap::new(),
+            };
+            let upstream = Upstream::new(UpstreamSettings::default());
+            let (metrics, mut exchange) = (Metrics::default(), exchange(method, generation));
+            let came = answer_to(&upstream, &metrics, &mut exchange, &elsewhere, &crossing).await;
+            let case = format!("{method} {generation:?} {first:?} {second:?}");
+            match (came, expected) {
+                (Ok(answer), Ok(status)) => assert_eq!(answer.status.as_u16(), status, "{case}"),
+                (Err(end), Err((should_retry, says))) => {
+                    assert_eq!(end.code, Code::RegionUnavailable, "{case}");
+                    assert_eq!(end.should_retry, should_retry, "{case}");
+                    assert!(end.detail.contains(says), "{case}: {}", end.detail);
+                }
+                (came, _) => panic!("{case}: {:?}", came.map(|answer| answer.status)),
+            }
+            assert_eq!(count.get(), asked, "{case}");
         }
     }
 }
