@@ -148,6 +148,11 @@ impl Worker {
         &self.shared.origin.node
     }
 
+    /// The region that this node is in.
+    pub fn region(&self) -> &str {
+        &self.shared.origin.region
+    }
+
     /// The counters.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics

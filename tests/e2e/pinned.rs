@@ -525,3 +525,25 @@ fn a_region_that_does_not_know_the_key_yet_ends_no_call_for_good() {
     assert_eq!(answer.field("x-should-retry"), None);
     assert!(text.contains("does not know the caller's key"), "{text}");
 }
+
+#[test]
+fn what_was_told_to_another_region_is_not_believed() {
+    let stranger = Upstream::json("{}");
+    let url = stranger.url();
+    let pair = Pair::with(|two| two.eu.gateway = url);
+    let upstream = Upstream::json("{}");
+    let proxy = pair.proxy(&upstream, json!({"cross_region": "forward"}));
+    let request = proxy.request("GET", "/");
+    pair.at_us(&request);
+    let seen = stranger.last();
+    assert_eq!(seen.target(), format!("{}/", proxy.path));
+    let told = seen.field("requestrocket-passed-on").expect("the field");
+    assert!(told.contains(";to=eu;"), "{told}");
+    let path = format!("/proxies/{}", proxy.id);
+    pair.us.patch(&path, json!({"regions": ["*"]}));
+    wait_status(&pair.nodes[0], &proxy, "GET", 200);
+    let answer = pair.at_us(&request.field("requestrocket-passed-on", told));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let id = told.split(';').find_map(|part| part.strip_prefix("id="));
+    assert_ne!(id, Some(id_of(&answer).as_str()));
+}

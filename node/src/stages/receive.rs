@@ -141,7 +141,10 @@ fn exchange(
         let line = (method.as_str(), &*target);
         let passed = elsewhere::take_passed_on(&mut headers, snapshot.digest_key(), line);
         if let Some(passed) = passed {
-            (id, peer) = (passed.id, elsewhere::caller_of(&passed));
+            // One for another region came astray or once more: it goes no further in any case.
+            if passed.to == worker.region() {
+                (id, peer) = (passed.id, elsewhere::caller_of(&passed));
+            }
             notes.forwarded_from = Some(passed.from.into());
         }
     }
