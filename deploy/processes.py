@@ -62,6 +62,14 @@ class Processes:
             raise RuntimeError(f"{name} did not start; see {self.dir / (name + '.log')}")
         return json.loads(line)
 
+    def admin_token(self, ready):
+        """The admin token of a process: told when it is made, then in a file; or the given one."""
+        if ready["admin_token"]:
+            return ready["admin_token"]
+        if "admin_token_file" in ready:
+            return pathlib.Path(ready["admin_token_file"]).read_text().strip()
+        return self.environment.get("REQUESTROCKET_ADMIN_TOKEN")
+
     def accepts(self, name, process, port):
         """Waits until a program that says nothing itself listens."""
         until = time.monotonic() + 10

@@ -156,7 +156,7 @@ class Regional(Processes):
             })
         network = self.network
         return {
-            "home": self.names[0], "admin_token": controls[0]["admin_token"], "link": network.how,
+            "home": self.names[0], "admin_token": self.admin_token(controls[0]), "link": network.how,
             "delays_ms": network.delays_ms, "jitter_ms": network.jitter_ms,
             "loss_percent": network.loss_percent, "regions": regions,
         }

@@ -36,6 +36,13 @@ pub struct AdminToken {
     pub origin: Origin,
 }
 
+impl AdminToken {
+    /// Whether the file of made tokens holds it.
+    pub fn is_in_file(&self) -> bool {
+        self.text.is_some() && self.origin != Origin::Given
+    }
+}
+
 /// Where the admin token in force comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -45,7 +52,7 @@ pub enum Origin {
     Kept,
     /// The operator gives it.
     Given,
-    /// Nobody here knows: it was shown or given at an earlier start.
+    /// It was made or given at an earlier start, or elsewhere; a file here may hold it.
     Unknown,
 }
 
@@ -156,6 +163,11 @@ async fn once(
         Some((_, known)) if known == wanted => {}
         Some((id, _)) => publish(publisher, replace(id, wanted)).await?,
         None => publish(publisher, vec![create(FIRST, wanted)]).await?,
+    }
+    if origin == Origin::Made {
+        // At once: nobody can make a token again that a start which fails further on had made.
+        private_file::write(file, token.as_bytes())
+            .with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(AdminToken {
         text: Some(token),

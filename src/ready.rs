@@ -3,13 +3,12 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use proto::org::DEFAULT;
 
 use crate::bootstrap::{AdminToken, Origin};
 use crate::cli::Output;
 use crate::demo::Demo;
-use crate::{private_file, say};
+use crate::say;
 
 /// What is told when everything runs.
 #[derive(Default)]
@@ -27,42 +26,36 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Says it, and keeps a fresh token where nobody saw it.
-    ///
-    /// # Errors
-    /// The token's file cannot be written.
-    pub fn tell(&self, output: Output, dev: bool) -> anyhow::Result<()> {
+    /// Says it.
+    pub fn tell(&self, output: Output, dev: bool) {
         let terminal = std::io::stdout().is_terminal();
-        if let Some((token, file)) = &self.token {
-            // A shown token is not written down; a program's or a service's log never holds it.
-            let keep = token.origin == Origin::Made && (dev || !terminal);
-            if let Some(text) = token.text.as_ref().filter(|_| keep) {
-                private_file::write(file, text.as_bytes())
-                    .with_context(|| format!("writing {}", file.display()))?;
-            }
-        }
         match output {
-            Output::Json => say(&self.json().to_string()),
+            Output::Json => say(&self.json(dev).to_string()),
             Output::Text => say(&self.text(dev, terminal)),
         }
-        Ok(())
     }
 
     fn demo_url(&self) -> String {
         format!("{}/api/demo", self.gateway.as_deref().unwrap_or_default())
     }
 
-    fn json(&self) -> serde_json::Value {
-        let token = self
-            .token
-            .as_ref()
-            .and_then(|(token, _)| token.text.as_ref());
+    fn json(&self, dev: bool) -> serde_json::Value {
+        // Outside development the line ends in a service's log: once is enough.
+        let token = self.token.as_ref();
+        let token = token.filter(|(token, _)| dev || token.origin == Origin::Made);
+        let token = token.and_then(|(token, _)| token.text.as_ref());
         let mut line = serde_json::json!({
             "gateway": self.gateway,
             "control": self.control,
             "org": DEFAULT,
             "admin_token": token.map(|text| text.as_str()),
         });
+        if let Some((token, file)) = &self.token
+            && !dev
+            && token.is_in_file()
+        {
+            line["admin_token_file"] = file.display().to_string().into();
+        }
         if let Some(link) = &self.link {
             line["link"] = link.as_str().into();
         }
@@ -101,61 +94,91 @@ impl Ready {
     }
 }
 
-/// The line on the admin token: where it is made or in development, never into a program's log.
-fn admin_token(token: &AdminToken, file: &Path, dev: bool, terminal: bool) -> Option<String> {
-    if !dev && token.origin != Origin::Made {
-        return None;
-    }
-    let told = match (&token.text, token.origin) {
-        (Some(text), _) if terminal => text.as_str().to_owned(),
-        (Some(_), Origin::Given) => "as it was given".to_owned(),
-        (Some(_), _) => format!("in {}", file.display()),
-        (None, _) => "the one of an earlier start; give another one as REQUESTROCKET_ADMIN_TOKEN \
-            if it is lost"
+/// The lines on the admin token: where it is, and itself where it is new or in development, on a
+/// terminal alone.
+fn admin_token(token: &AdminToken, file: &Path, dev: bool, terminal: bool) -> Vec<String> {
+    let is_shown = terminal && (dev || token.origin == Origin::Made);
+    let shown = token.text.as_ref().filter(|_| is_shown);
+    let file = token.is_in_file().then(|| file.display());
+    let told = match (shown, &file) {
+        (Some(text), _) => text.as_str().to_owned(),
+        (None, Some(file)) => format!("in {file}"),
+        (None, None) if token.origin == Origin::Given => "as it was given".to_owned(),
+        (None, None) => "the one of an earlier start; give another one as \
+            REQUESTROCKET_ADMIN_TOKEN if it is lost"
             .to_owned(),
     };
-    Some(format!("admin token  {told}"))
+    let kept = file.filter(|_| shown.is_some());
+    let kept = kept.map(|file| format!("token file   {file}"));
+    [format!("admin token  {told}")]
+        .into_iter()
+        .chain(kept)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ready(origin: Origin) -> Ready {
+        let text = zeroize::Zeroizing::new("rr_api_secret".to_owned());
+        let token = AdminToken {
+            text: (origin != Origin::Unknown).then_some(text),
+            origin,
+        };
+        Ready {
+            gateway: Some("http://127.0.0.1:1".into()),
+            token: Some((token, "/data/admin-token".into())),
+            ..Ready::default()
+        }
+    }
+
     #[test]
     fn the_admin_token_is_shown_on_a_terminal_only_and_only_when_it_is_new_or_for_development() {
         let told = |origin: Origin, dev: bool, terminal: bool| {
-            let text = zeroize::Zeroizing::new("rr_api_secret".to_owned());
-            let token = AdminToken {
-                text: (origin != Origin::Unknown).then_some(text),
-                origin,
-            };
-            let ready = Ready {
-                gateway: Some("http://127.0.0.1:1".into()),
-                token: Some((token, "/data/admin-token".into())),
-                ..Ready::default()
-            };
-            let text = ready.text(dev, terminal);
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("admin token  "));
-            line.map(str::to_owned)
+            let text = ready(origin).text(dev, terminal);
+            let lines = text.lines();
+            let lines =
+                lines.filter(|line| line.starts_with("admin ") || line.starts_with("token "));
+            lines.collect::<Vec<_>>().join("; ")
         };
-        let (shown, kept) = (
-            Some("rr_api_secret".to_owned()),
-            Some("in /data/admin-token".to_owned()),
-        );
+        let shown = "admin token  rr_api_secret; token file   /data/admin-token";
+        let kept = "admin token  in /data/admin-token";
         assert_eq!(told(Origin::Made, false, true), shown);
         assert_eq!(told(Origin::Made, false, false), kept, "a container's log");
-        assert_eq!(told(Origin::Kept, false, true), None);
+        for terminal in [true, false] {
+            assert_eq!(told(Origin::Kept, false, terminal), kept);
+        }
         assert_eq!(told(Origin::Kept, true, true), shown);
         assert_eq!(told(Origin::Kept, true, false), kept);
         // No file is named that does not hold it.
-        assert_eq!(
-            told(Origin::Given, true, false),
-            Some("as it was given".to_owned())
+        let given = "admin token  as it was given";
+        assert_eq!(told(Origin::Given, true, false), given);
+        assert_eq!(told(Origin::Given, false, true), given);
+        for dev in [true, false] {
+            let unknown = told(Origin::Unknown, dev, false);
+            assert!(unknown.contains("REQUESTROCKET_ADMIN_TOKEN"), "{unknown}");
+            assert!(!unknown.contains("/data/admin-token"), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_service_tells_a_program_its_admin_token_once_and_where_it_is_from_then_on() {
+        let told = |origin: Origin, dev: bool| {
+            let line = ready(origin).json(dev);
+            let text = |key: &str| line[key].as_str().map(str::to_owned);
+            (text("admin_token"), text("admin_token_file"))
+        };
+        let (token, file) = (
+            Some("rr_api_secret".to_owned()),
+            Some("/data/admin-token".to_owned()),
         );
-        assert_eq!(told(Origin::Given, false, false), None);
-        let unknown = told(Origin::Unknown, true, false).unwrap_or_default();
-        assert!(unknown.contains("REQUESTROCKET_ADMIN_TOKEN"), "{unknown}");
+        assert_eq!(told(Origin::Made, false), (token.clone(), file.clone()));
+        assert_eq!(told(Origin::Kept, false), (None, file));
+        assert_eq!(told(Origin::Given, false), (None, None));
+        assert_eq!(told(Origin::Unknown, false), (None, None));
+        for origin in [Origin::Made, Origin::Kept, Origin::Given] {
+            assert_eq!(told(origin, true), (token.clone(), None));
+        }
     }
 }

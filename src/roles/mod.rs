@@ -5,6 +5,7 @@ pub mod control;
 pub mod node;
 pub mod single;
 
+use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,7 +239,7 @@ impl Stop {
 /// before.
 fn announce(ready: &Ready, output: Output, dev: bool) -> anyhow::Result<StopSignals> {
     let signals = StopSignals::catch()?;
-    ready.tell(output, dev)?;
+    ready.tell(output, dev);
     Ok(signals)
 }
 
@@ -246,6 +247,7 @@ fn announce(ready: &Ready, output: Output, dev: bool) -> anyhow::Result<StopSign
 struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Hangup,
 }
 
 impl StopSignals {
@@ -253,21 +255,45 @@ impl StopSignals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: Hangup {
+                signal: signal(SignalKind::hangup())?,
+                stops: std::io::stdin().is_terminal(),
+            },
         })
     }
 
-    /// Waits for SIGINT or SIGTERM, until another process has taken this one's place, or until a
-    /// task is gone that cannot be run again.
+    /// Waits for SIGINT, SIGTERM or the end of the terminal, until another process has taken this
+    /// one's place, or until a task is gone that cannot be run again.
     async fn stopped(mut self, health: &Health, handover: Handover) -> Stop {
         let shared = handover.shared();
         let why = tokio::select! {
             _ = self.interrupt.recv() => Stop::Signal(shared),
             _ = self.terminate.recv() => Stop::Signal(shared),
+            () = self.hangup.stops() => Stop::Signal(shared),
             successor = handover.replaced() => Stop::Replaced(successor),
             task = health.died() => Stop::Failed(task, shared),
         };
         info!("stopping: requests in flight may end");
         why
+    }
+}
+
+/// SIGHUP. It says that the terminal is gone where there is one. To a service it means that its
+/// settings are to be read again, which they are at a start alone: it goes on.
+struct Hangup {
+    signal: Signal,
+    stops: bool,
+}
+
+impl Hangup {
+    /// Waits for one that stops the process.
+    async fn stops(&mut self) {
+        while self.signal.recv().await.is_some() && !self.stops {
+            warn!(
+                "SIGHUP changes nothing: settings are read at a start alone (certificates of \
+                 listeners and of the link whenever they change); SIGTERM stops the process"
+            );
+        }
     }
 }
 

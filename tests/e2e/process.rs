@@ -310,6 +310,23 @@ fn a_standalone_has_no_demo_and_hides_its_token() {
     assert_eq!(refused.status(), 422, "{}", refused.text());
 }
 
+/// Who sends it means that settings are to be read again, or had a service in mind that does so.
+#[test]
+fn a_hangup_takes_no_service_away() {
+    let gateway = Gateway::start();
+    for times in 1..=2 {
+        gateway.signal("HUP");
+        wait_for("a word of it", || {
+            let told = gateway.log().matches("SIGHUP changes nothing").count();
+            (told == times).then_some(())
+        });
+    }
+    let (path, key) = gateway.demo();
+    let call = Request::new("GET", &path).field("authorization", &format!("Bearer {key}"));
+    assert_eq!(call.send(&gateway.url).status(), 200);
+    assert_eq!(gateway.stop().0.code(), Some(0));
+}
+
 #[test]
 fn probes_and_metrics_have_a_listener_of_the_operators() {
     // Ports of port 0 are told only in the log.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use crate::cluster::{self, Cluster};
 use crate::harness::gateway::{Gateway, Start, binary};
 use crate::harness::http::Request;
 
@@ -232,6 +233,57 @@ fn a_first_token_that_was_deleted_comes_back_only_where_nobody_else_has_one() {
     let (_, folder) = gateway.stop();
     let gateway = Gateway::inside(folder, &Start::default());
     assert_eq!(tokens(&gateway), ["bootstrap"]);
+}
+
+/// What a service writes at each start is kept for long by its log.
+#[test]
+fn a_service_tells_the_token_that_it_makes_once_and_keeps_it_in_a_file() {
+    let start = Start {
+        mode: "standalone",
+        ..Start::default()
+    };
+    let gateway = Gateway::with(start.clone());
+    let made = gateway.ready["admin_token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    let file = gateway.data_dir().join("admin-token");
+    assert_eq!(gateway.ready["admin_token_file"], json!(file));
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), made);
+    let (_, folder) = gateway.stop();
+    let gateway = Gateway::inside(folder, &start);
+    assert_eq!(gateway.ready["admin_token"], json!(null));
+    assert_eq!(gateway.ready["admin_token_file"], json!(file));
+    let status = |gateway: &Gateway, token: &str| {
+        let answer = gateway.control_call("GET", "/api/v1/me", Some(token), None);
+        answer.status()
+    };
+    assert_eq!(status(&gateway, &made), 200);
+    let (_, folder) = gateway.stop();
+    let given = "a-token-that-an-operator-chose-0123456789";
+    let variable = ("REQUESTROCKET_ADMIN_TOKEN".to_owned(), given.to_owned());
+    let start = Start {
+        environment: vec![variable],
+        ..start
+    };
+    let gateway = Gateway::inside(folder, &start);
+    assert_eq!(gateway.ready["admin_token"], json!(null));
+    assert_eq!(gateway.ready["admin_token_file"], json!(null));
+    assert_eq!(status(&gateway, given), 200);
+}
+
+/// Nobody could make it again: it is kept before anything further can fail.
+#[test]
+fn a_first_start_that_fails_later_leaves_its_token_in_the_file() {
+    let cluster = Cluster::new();
+    let start = cluster.control_start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let faulty = start.config.replace("127.0.0.1.pem", "none.pem");
+    let (_, said) = cluster::refused("control", &faulty, folder.path());
+    assert!(said.contains("none.pem"), "{said}");
+    let control = Gateway::inside(folder, &start);
+    let me = control.control_call("GET", "/api/v1/me", Some(&control.token), None);
+    assert_eq!(me.status(), 200, "{}", control.ready);
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Gateway {
         Self {
             url: text("gateway"),
             control: text("control"),
-            token: text("admin_token"),
+            token: admin_token(&ready, start),
             ready,
             process,
             output: Some(kept(stdout, &folder)),
@@ -307,6 +307,20 @@ impl Drop for Gateway {
     }
 }
 
+/// The admin token: what was told, what the named file holds, or what the start gives.
+fn admin_token(ready: &Value, start: &Start) -> String {
+    if let Some(told) = ready["admin_token"].as_str() {
+        return told.to_owned();
+    }
+    if let Some(file) = ready["admin_token_file"].as_str() {
+        let token = std::fs::read_to_string(file).expect("the file that is named");
+        return token.trim().to_owned();
+    }
+    let mut given = start.environment.iter();
+    let given = given.find(|(name, _)| name == "REQUESTROCKET_ADMIN_TOKEN");
+    given.map(|(_, token)| token.clone()).unwrap_or_default()
+}
+
 /// What a gateway in this folder wrote to standard output behind what it said at its start; whole
 /// once it has ended.
 pub fn output(folder: &Path) -> Vec<u8> {
@@ -357,6 +371,8 @@ fn command(folder: &TempDir, start: &Start) -> Command {
         .env("REQUESTROCKET_GATEWAY__LISTEN", "127.0.0.1:0")
         .env("REQUESTROCKET_CONTROL__LISTEN", "127.0.0.1:0")
         .envs(start.environment.iter().cloned())
+        // Of a terminal it would end with it.
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log.expect("a file"));
     command
