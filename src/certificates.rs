@@ -8,8 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-
 use rustls::pki_types::ServerName;
+use zeroize::Zeroizing;
 
 use crate::cli::{LinkAuthorityArgs, LinkIssueArgs, Output};
 use crate::private_file;
@@ -17,28 +17,28 @@ use crate::say;
 use crate::serve::CannotStart;
 
 /// How long an authority is valid, in days.
-const AUTHORITY_DAYS: u64 = 3_650;
+const AUTHORITY_DAYS: u32 = 3_650;
 /// Clocks of machines differ: a certificate is valid from a day before it was made.
-const BEFORE_DAYS: u64 = 1;
+const BEFORE_DAYS: u32 = 1;
 
-/// Makes an authority: `ca.pem` for all, `ca-key.pem` for whoever issues.
+/// Makes an authority: `ca.pem` for all, `ca-key.pem` for whoever issues. Of a key that is there
+/// alone it makes the certificate anew: what was issued with it holds.
 ///
 /// # Errors
-/// A file is there already or cannot be written.
+/// The certificate is there already, or a file cannot be used or written.
 pub fn authority(args: &LinkAuthorityArgs) -> anyhow::Result<()> {
     let (certificate, key_file) = (args.dir.join("ca.pem"), args.dir.join("ca-key.pem"));
-    absent(&certificate)?;
-    absent(&key_file)?;
-    let key = KeyPair::generate()?;
-    let made = authority_params().self_signed(&key)?;
+    absent(&certificate, &key_file)?;
     std::fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, error))?;
-    write(&key_file, &key.serialize_pem())?;
+    let key = key_in(&key_file)?;
+    let made = authority_params().self_signed(&key)?;
     write(&certificate, &made.pem())?;
     tell(args.output, &certificate, &key_file);
     Ok(())
 }
 
-/// Issues a certificate for a name: `{name}.pem` and `{name}-key.pem`.
+/// Issues a certificate for a name: `{name}.pem` and `{name}-key.pem`. A key that is there alone is
+/// used.
 ///
 /// # Errors
 /// The authority is not there, the name cannot be in a certificate, or a file cannot be written.
@@ -47,8 +47,7 @@ pub fn issue(args: &LinkIssueArgs) -> anyhow::Result<()> {
         args.dir.join(format!("{}.pem", args.name)),
         args.dir.join(format!("{}-key.pem", args.name)),
     );
-    absent(&certificate)?;
-    absent(&key_file)?;
+    absent(&certificate, &key_file)?;
     if ServerName::try_from(args.name.as_str()).is_err() {
         let why = format!("`{}` is neither a host name nor an address", args.name);
         return Err(CannotStart(why).into());
@@ -72,9 +71,8 @@ pub fn issue(args: &LinkIssueArgs) -> anyhow::Result<()> {
     params
         .distinguished_name
         .push(DnType::CommonName, args.name.clone());
-    let key = KeyPair::generate()?;
+    let key = key_in(&key_file)?;
     let made = params.signed_by(&key, &issuer)?;
-    write(&key_file, &key.serialize_pem())?;
     write(&certificate, &made.pem())?;
     tell(args.output, &certificate, &key_file);
     Ok(())
@@ -99,12 +97,11 @@ fn authority_params() -> CertificateParams {
     params
 }
 
-fn valid_for(params: &mut CertificateParams, days: u64) {
+fn valid_for(params: &mut CertificateParams, days: u32) {
     let day = std::time::Duration::from_secs(86_400);
     let now = SystemTime::now();
-    let saturating = |days: u64| day.saturating_mul(u32::try_from(days).unwrap_or(u32::MAX));
-    params.not_before = (now - saturating(BEFORE_DAYS)).into();
-    params.not_after = (now + saturating(days)).into();
+    params.not_before = (now - day * BEFORE_DAYS).into();
+    params.not_after = (now + day * days).into();
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -112,11 +109,29 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(found.ok_or_else(|| unusable(path, "make it with `requestrocket link authority`"))?)
 }
 
-fn absent(path: &Path) -> anyhow::Result<()> {
-    match path.exists() {
-        true => Err(unusable(path, "it is there already, and is not overwritten").into()),
-        false => Ok(()),
+fn absent(certificate: &Path, key: &Path) -> anyhow::Result<()> {
+    let why = match (certificate.exists(), key.exists()) {
+        (false, _) => return Ok(()),
+        (true, true) => "it is there already, and is not overwritten".to_owned(),
+        (true, false) => format!(
+            "it is there already, and its key {} is not: put that back, or remove the certificate \
+             to have both made anew",
+            key.display()
+        ),
+    };
+    Err(unusable(certificate, why).into())
+}
+
+/// The key of a certificate that is to be made: the one that is there, since a try that was
+/// interrupted leaves it, or a new one.
+fn key_in(path: &Path) -> anyhow::Result<KeyPair> {
+    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
+    if let Some(pem) = found.map(Zeroizing::new) {
+        return Ok(KeyPair::from_pem(&pem).map_err(|error| unusable(path, error))?);
     }
+    let key = KeyPair::generate()?;
+    write(path, &Zeroizing::new(key.serialize_pem()))?;
+    Ok(key)
 }
 
 fn write(path: &Path, pem: &str) -> anyhow::Result<()> {

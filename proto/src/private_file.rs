@@ -34,6 +34,38 @@ pub fn replace_after(
         let _ = fs::remove_file(temporary);
     }
     written?;
+    sync_folder_of(path)
+}
+
+/// Writes a file where there is none.
+///
+/// # Errors
+/// `AlreadyExists` where there is one, which is untouched. The folder cannot be written, or the disk
+/// is full; there is no file then.
+pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = opened(OpenOptions::new().write(true).create_new(true), path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written?;
+    sync_folder_of(path)
+}
+
+fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = opened(options.write(true).create(true).truncate(true), path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}
+
+fn opened(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.mode(0o600).open(path)
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     // A bare name lies in the current folder.
     let folder = path
         .parent()
@@ -41,22 +73,22 @@ pub fn replace_after(
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_created_takes_nobodys_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        create(&file, b"one").unwrap();
+        let again = create(&file, b"two").unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&file).unwrap(), b"one");
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
 
     #[test]
     fn what_cannot_be_put_in_place_takes_no_room() {

@@ -132,6 +132,13 @@ impl SigningRing {
         Zeroizing::new(serde_json::to_string_pretty(self).unwrap_or_default())
     }
 
+    /// The public halves of its keys, in the order in which they were made.
+    pub fn verifying(&self) -> Vec<VerifyingKey> {
+        let pairs = self.keys.iter().rev();
+        let pairs = pairs.filter_map(|key| Ed25519KeyPair::from_seed_unchecked(&key.seed).ok());
+        pairs.map(|pair| VerifyingKey::of(&pair)).collect()
+    }
+
     /// What signs; `None` for an empty ring.
     pub fn signer(&self) -> Option<Signer> {
         let pair = Ed25519KeyPair::from_seed_unchecked(&self.keys.first()?.seed).ok()?;

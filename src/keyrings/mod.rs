@@ -1,16 +1,18 @@
 //! The files with a region's keys: one for nodes, which open secrets, one for control planes,
 //! which only seal them.
 
+mod making;
 mod trust;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use proto::seal::{DigestKey, Keyring, PublicKeyring, RegionPublicKey};
+use proto::seal::{Keyring, PublicKeyring, RegionPublicKey};
 use proto::signature::{Signer, SigningRing, VerifyingKey};
 use zeroize::Zeroizing;
 
+use self::making::{KeyringNewArgs, KeyringPublicArgs};
 pub use self::trust::trusted;
 use self::trust::{KeyringShowArgs, KeyringTrustArgs};
 use crate::cli::Output;
@@ -25,6 +27,8 @@ use crate::stores;
 pub enum KeyringCommand {
     /// Make a key ring: a file for the nodes of a region, and one for its control planes.
     New(KeyringNewArgs),
+    /// Make the file for control planes anew from that for nodes, where it is lost or was not made.
+    Public(KeyringPublicArgs),
     /// Make a key that control planes of a region sign versions with: its public half is added to
     /// the file that control planes of all regions have.
     Signer(KeyringSignerArgs),
@@ -41,7 +45,8 @@ impl KeyringCommand {
     /// A file cannot be used or written, or is not what the command is for.
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
-            Self::New(args) => new(args),
+            Self::New(args) => making::new(args),
+            Self::Public(args) => making::public(args),
             Self::Signer(args) => signer(args),
             Self::Trust(args) => trust::trust(args),
             Self::Show(args) => trust::show(args),
@@ -52,6 +57,7 @@ impl KeyringCommand {
     pub fn output(&self) -> Output {
         match self {
             Self::New(args) => args.output,
+            Self::Public(args) => args.output,
             Self::Signer(args) => args.output,
             Self::Trust(args) => args.output,
             Self::Show(args) => args.output,
@@ -74,26 +80,6 @@ pub struct KeyringSignerArgs {
     pub output: Output,
 }
 
-/// Arguments of `keyring new`.
-#[derive(Debug, Args)]
-pub struct KeyringNewArgs {
-    /// Name of the region.
-    #[arg(long, default_value = "local")]
-    pub region: String,
-    /// A key ring file of another region of the installation: callers' keys then hold in both.
-    #[arg(long, value_name = "FILE")]
-    pub join: Option<PathBuf>,
-    /// The file for nodes: it opens every secret of the region.
-    #[arg(long)]
-    pub nodes: PathBuf,
-    /// The file for control planes: it seals secrets and opens none.
-    #[arg(long)]
-    pub control: PathBuf,
-    /// How to say what was made.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-}
-
 /// Where the key ring of nodes is.
 fn ring_file(settings: &Settings) -> PathBuf {
     let given = settings.keys.ring_file.clone();
@@ -106,18 +92,28 @@ fn ring_file(settings: &Settings) -> PathBuf {
 /// [`CannotStart`]: it cannot be read, is of another region, or is gone while the store that was
 /// filled with it is there.
 pub fn own(settings: &Settings) -> anyhow::Result<Keyring> {
-    let path = ring_file(settings);
-    match read(&path, settings)? {
+    match existing(settings)? {
         Some(ring) => Ok(ring),
         None => {
-            if let Some(store) = stores::used_file(settings) {
-                return Err(lost(&path, &store).into());
-            }
+            let path = ring_file(settings);
             let ring = Keyring::generate(&*settings.region);
             write(&path, &ring.to_json())?;
             // What cannot be read again must not be used either.
             read(&path, settings)?.ok_or_else(|| unusable(&path, "it is gone").into())
         }
+    }
+}
+
+/// Reads the key ring of a single machine; none before its first start.
+///
+/// # Errors
+/// As for [`own`].
+pub fn existing(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
+    let path = ring_file(settings);
+    let ring = read(&path, settings)?;
+    match stores::used_file(settings) {
+        Some(store) if ring.is_none() => Err(lost(&path, &store).into()),
+        _ => Ok(ring),
     }
 }
 
@@ -141,33 +137,6 @@ pub fn of_control(settings: &Settings) -> anyhow::Result<PublicKeyring> {
         parsed(&path, PublicKeyring::parse)?.ok_or_else(|| missing(&path, "keys.public_file"))?;
     check_region(&path, &ring.public.region, settings, "keys.public_file")?;
     Ok(ring)
-}
-
-/// Runs `requestrocket keyring new`.
-fn new(args: &KeyringNewArgs) -> anyhow::Result<()> {
-    for path in [&args.nodes, &args.control] {
-        if path.exists() {
-            let why = "it is there already; secrets sealed to it could never be opened again";
-            return Err(unusable(path, why).into());
-        }
-    }
-    let ring = match &args.join {
-        Some(other) => Keyring::generate_with(&*args.region, digest_key_of(other, &args.region)?),
-        None => Keyring::generate(&*args.region),
-    };
-    let json = ring.to_json();
-    Keyring::parse(json.as_bytes()).map_err(|error| CannotStart(error.to_string()))?;
-    let public = ring
-        .public_half()
-        .ok_or_else(|| CannotStart("the ring is empty".into()))?;
-    write(&args.nodes, &json)?;
-    write(&args.control, &public.to_json())?;
-    if args.output == Output::Json {
-        let made = serde_json::json!({"region": args.region, "nodes": args.nodes,
-                                      "control": args.control});
-        say(&made.to_string());
-    }
-    Ok(())
 }
 
 /// Runs `requestrocket keyring signer`.
@@ -233,23 +202,6 @@ fn parsed<T, E: Display>(
     };
     let ring = parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
     Ok(Some(ring))
-}
-
-/// The digest key of an installation, from either file of one of its regions.
-fn digest_key_of(path: &Path, joining: &str) -> anyhow::Result<DigestKey> {
-    let found = private_file::read(path).map_err(|error| unusable(path, error))?;
-    let text = Zeroizing::new(found.ok_or_else(|| unusable(path, "it is not there"))?);
-    let (region, digest_key) = match PublicKeyring::parse(text.as_bytes()) {
-        Ok(ring) => (ring.public.region.clone(), ring.digest_key),
-        Err(_) => {
-            let ring = Keyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
-            (ring.region.clone(), ring.digest_key)
-        }
-    };
-    match region == joining {
-        false => Ok(digest_key),
-        true => Err(unusable(path, "it is of the same region: a new one needs `--region`").into()),
-    }
 }
 
 /// Reads what control planes of another region seal to and sign with.
@@ -329,7 +281,8 @@ fn lost(path: &Path, store: &Path) -> CannotStart {
 
 fn missing(path: &Path, setting: &str) -> CannotStart {
     CannotStart(format!(
-        "there is no key ring {} (`{setting}`); make one with `requestrocket keyring new`",
+        "there is no key ring {} (`{setting}`); make one with `requestrocket keyring new`, or, from \
+         the region's file for nodes, that for control planes with `requestrocket keyring public`",
         path.display()
     ))
 }
