@@ -6,6 +6,7 @@ mod certificates;
 mod cli;
 mod client;
 mod clock;
+mod config_check;
 mod configuration;
 mod control_settings;
 mod data_folder;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
             say(settings::REFERENCE.trim_end());
             Ok(())
         }
+        Command::Config(ConfigCommand::Check(args)) => on_system(config_check::run(&args)),
         Command::Openapi => {
             say(control::openapi::openapi_json());
             Ok(())

@@ -40,11 +40,26 @@ pub fn of_single(
     keys: &PublicKeyring,
     own: Vec<SocketAddr>,
 ) -> anyhow::Result<()> {
+    of_data_plane(settings, own)?;
+    of_either(settings, keys)
+}
+
+/// What a node is made of; `own` are the addresses of its listeners.
+///
+/// # Errors
+/// As for [`of_control`].
+pub fn of_node(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<()> {
+    link_tls::check(&settings.link)?;
+    of_data_plane(settings, own)?;
+    otlp::metrics::check(settings).map_err(|error| CannotStart(format!("{error:#}")))?;
+    stores::check(settings)
+}
+
+fn of_data_plane(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<()> {
     certificate_files::check_listener("gateway", &settings.gateway.tls)?;
     let checked = node::gateway::check(&settings.gateway);
     checked.map_err(|error| CannotStart(format!("gateway settings: {error}")))?;
-    data_plane::check(settings, own)?;
-    of_either(settings, keys)
+    data_plane::check(settings, own)
 }
 
 fn of_either(settings: &Settings, keys: &PublicKeyring) -> anyhow::Result<()> {

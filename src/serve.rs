@@ -2,13 +2,14 @@
 //! runs.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::node::config::Permission;
 use tokio::runtime::Runtime;
 
-use crate::cli::{DevArgs, Output, RoleArgs};
+use crate::cli::{DevArgs, NodeArgs, Output, RoleArgs};
 use crate::handover::{Place, Role};
 use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
@@ -31,6 +32,21 @@ const BACKGROUND_THREADS: usize = 2;
 /// # Errors
 /// [`CannotStart`] and settings errors before anything runs; later ones when a part fails.
 pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
+    let mut settings = settings_of(Role::Dev, args.config.as_deref())?;
+    if let Some(gateway) = args.gateway {
+        settings.gateway.listen = gateway;
+    }
+    if let Some(control) = args.control {
+        settings.control.listen = control;
+    }
+    if let Some(data_dir) = &args.data_dir {
+        settings.data_dir.clone_from(data_dir);
+    }
+    run(settings, Mode::Dev, args.output, args.take_over)
+}
+
+/// What holds on a developer's machine where the settings say nothing.
+fn for_development() -> Settings {
     let mut base = Settings::default();
     base.gateway.explain_unauthorized = true;
     base.policy.allow_http = true;
@@ -48,17 +64,7 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
             orgs: vec!["*".into()],
         })
         .collect();
-    let mut settings = settings::load(&base, args.config.as_deref(), std::env::vars())?;
-    if let Some(gateway) = args.gateway {
-        settings.gateway.listen = gateway;
-    }
-    if let Some(control) = args.control {
-        settings.control.listen = control;
-    }
-    if let Some(data_dir) = &args.data_dir {
-        settings.data_dir.clone_from(data_dir);
-    }
-    run(settings, Mode::Dev, args.output, args.take_over)
+    base
 }
 
 /// Runs `requestrocket standalone`.
@@ -66,10 +72,10 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As for [`dev`].
 pub fn standalone(args: &RoleArgs) -> anyhow::Result<()> {
-    let base = Settings::default();
-    let mut settings = settings::load(&base, args.config.as_deref(), std::env::vars())?;
+    let given = &args.node;
+    let mut settings = settings_of(Role::Standalone, given.config.as_deref())?;
     settings.control.insecure |= args.insecure_control;
-    run(settings, Mode::Standalone, args.output, args.take_over)
+    run(settings, Mode::Standalone, given.output, given.take_over)
 }
 
 /// What is run.
@@ -92,10 +98,6 @@ impl Mode {
 }
 
 fn run(settings: Settings, mode: Mode, output: Output, take_over: bool) -> anyhow::Result<()> {
-    if settings.regions.given() {
-        let why = "`regions` is for control planes of a cluster; this process is all of a region";
-        return Err(CannotStart(why.into()).into());
-    }
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
     let mut place = Place::find(&settings.data_dir, mode.role(), take_over)?;
@@ -128,8 +130,8 @@ fn run(settings: Settings, mode: Mode, output: Output, take_over: bool) -> anyho
 ///
 /// # Errors
 /// As for [`dev`].
-pub fn node(args: &RoleArgs) -> anyhow::Result<()> {
-    let settings = cluster_settings(args)?;
+pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
+    let settings = settings_of(Role::Node, args.config.as_deref())?;
     let mut place = Place::find(&settings.data_dir, Role::Node, args.take_over)?;
     let bound = Bound {
         gateway: Some(open(&mut place, settings.gateway.listen, "gateway")?),
@@ -155,7 +157,9 @@ pub fn node(args: &RoleArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As for [`dev`].
 pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
-    let settings = cluster_settings(args)?;
+    let mut settings = settings_of(Role::Control, args.node.config.as_deref())?;
+    settings.control.insecure |= args.insecure_control;
+    let args = &args.node;
     let given = bootstrap::given(&settings.control)?;
     check_control(&settings)?;
     let mut place = Place::find(&settings.data_dir, Role::Control, args.take_over)?;
@@ -179,17 +183,27 @@ pub fn control(args: &RoleArgs) -> anyhow::Result<()> {
     on_runtimes(&told, async |background| plane.serve(background).await)
 }
 
-/// Settings of a part of a cluster.
-fn cluster_settings(args: &RoleArgs) -> anyhow::Result<Settings> {
-    let base = Settings::default();
-    let mut settings = settings::load(&base, args.config.as_deref(), std::env::vars())?;
-    settings.control.insecure |= args.insecure_control;
-    if settings.store.kind == StoreKind::Embedded {
-        let why = "a cluster needs `store.kind = \"etcd\"` with `store.endpoints`; on one machine \
-                   use `requestrocket standalone`";
-        return Err(CannotStart(why.into()).into());
-    }
-    Ok(settings)
+/// The settings of a process: by its file, the environment, and what holds where both say nothing.
+///
+/// # Errors
+/// What is wrong with them, or that they are for another command.
+pub fn settings_of(role: Role, file: Option<&Path>) -> anyhow::Result<Settings> {
+    let base = match role {
+        Role::Dev => for_development(),
+        Role::Standalone | Role::Node | Role::Control => Settings::default(),
+    };
+    let settings = settings::load(&base, file, std::env::vars())?;
+    let why = match role {
+        Role::Dev | Role::Standalone if settings.regions.given() => {
+            "`regions` is for control planes of a cluster; this process is all of a region"
+        }
+        Role::Node | Role::Control if settings.store.kind == StoreKind::Embedded => {
+            "a cluster needs `store.kind = \"etcd\"` with `store.endpoints`; on one machine use \
+             `requestrocket standalone`"
+        }
+        _ => return Ok(settings),
+    };
+    Err(CannotStart(why.into()).into())
 }
 
 /// Runs a role: workers on an actix system of this thread, the rest on a runtime behind it.
@@ -213,7 +227,11 @@ fn on_runtimes(
 /// every ten that it is current, and another control plane takes over within five.
 const STALENESS_S_MIN: u32 = 30;
 
-fn check_control(settings: &Settings) -> anyhow::Result<()> {
+/// Looks whether the REST API may listen where it is to.
+///
+/// # Errors
+/// [`CannotStart`]: its address is open to others without TLS, or tokens would count for too short.
+pub fn check_control(settings: &Settings) -> anyhow::Result<()> {
     if settings.control.auth_max_staleness_s < STALENESS_S_MIN {
         let why = "`control.auth_max_staleness_s` must be at least 30: a region that follows home \
                    knows every ten seconds that it does";

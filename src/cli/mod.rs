@@ -2,8 +2,8 @@
 
 mod output;
 mod requests;
+mod serving;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +12,8 @@ pub use requests::{
     ChoiceArgs, ExplainArgs, RecordArgs, RecordOutput, RecordsArgs, SuggestRulesArgs, TailArgs,
     TelemetryArgs, TopArgs, TraceArgs, TraceOutput,
 };
+
+pub use serving::{ConfigCheckArgs, DevArgs, NodeArgs, RoleArgs};
 
 pub use crate::client::access::ControlArgs;
 
@@ -40,7 +42,7 @@ pub enum Command {
     /// Run gateway and control plane on this machine, for production.
     Standalone(RoleArgs),
     /// Run a node of a cluster: the gateway alone, configured through etcd.
-    Node(RoleArgs),
+    Node(NodeArgs),
     /// Run a control plane of a cluster: the REST API alone, over etcd.
     Control(RoleArgs),
     /// Make the keys of a region, and vouch for those of others.
@@ -87,7 +89,7 @@ pub enum Command {
     /// List attempts that matched no proxy, newest first, with the name that was probably meant.
     Unmatched(UnmatchedArgs),
     /// Show how much of each meter is used now, the most used first.
-    Meters(VersionsArgs),
+    Meters(MetersArgs),
     /// Let a meter give more than its limits for a while; 100 percent ends it.
     Raise(RaiseArgs),
     /// List the regions, with how far replication has come; make another one home.
@@ -105,50 +107,6 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print the OpenAPI description of the control plane.
     Openapi,
-}
-
-/// Arguments of `dev`.
-#[derive(Debug, Args)]
-pub struct DevArgs {
-    /// Address that callers connect to; port 0 takes a free one.
-    #[arg(long, value_parser = crate::setting_faults::socket)]
-    pub gateway: Option<SocketAddr>,
-    /// Address of the REST API; port 0 takes a free one.
-    #[arg(long, value_parser = crate::setting_faults::socket)]
-    pub control: Option<SocketAddr>,
-    /// Folder for configuration, records and keys.
-    #[arg(long)]
-    pub data_dir: Option<PathBuf>,
-    /// A TOML file with settings.
-    #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Replace the process of this command that runs on the same data folder: take its listening
-    /// sockets, let it end, and serve. No connection is refused. Without such a process, start as
-    /// usual.
-    #[arg(long)]
-    pub take_over: bool,
-    /// How to say what was started.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Arguments of `standalone`, `node` and `control`.
-#[derive(Debug, Args)]
-pub struct RoleArgs {
-    /// A TOML file with settings.
-    #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Listen on a control address that is not loopback although there is no TLS.
-    #[arg(long)]
-    pub insecure_control: bool,
-    /// Replace the process of this command that runs on the same data folder: take its listening
-    /// sockets, let it end, and serve. No connection is refused. Without such a process, start as
-    /// usual.
-    #[arg(long)]
-    pub take_over: bool,
-    /// How to say what was started.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
 }
 
 /// The commands about certificates.
@@ -181,7 +139,8 @@ pub struct LinkIssueArgs {
     pub dir: PathBuf,
     /// How long the certificate is valid, in days.
     #[arg(long, default_value_t = 397)]
-    pub days: u64,
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
     /// How to say what was made.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -338,6 +297,20 @@ pub struct VersionsArgs {
     pub control: ControlArgs,
 }
 
+/// Arguments of `meters`.
+#[derive(Debug, Args)]
+pub struct MetersArgs {
+    /// How many.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// How to show them.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the control plane is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
 /// Arguments of `raise`.
 #[derive(Debug, Args)]
 pub struct RaiseArgs {
@@ -395,6 +368,9 @@ pub struct RollbackArgs {
 pub enum ConfigCommand {
     /// Print every setting with its default, unit and meaning.
     Reference,
+    /// Say whether a process could start with a file of settings, and what is wrong; nothing is
+    /// started or written. The exit code is 2 if not.
+    Check(ConfigCheckArgs),
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Which form each command answers in, and so fails in.
 
-use super::{Command, FileFormat, LinkCommand, Output, RecordOutput, TraceOutput};
+use super::{Command, ConfigCommand, FileFormat, LinkCommand, Output, RecordOutput, TraceOutput};
 
 impl Command {
     /// The form of its answer, and so of its failure.
     pub fn output(&self) -> Output {
         match self {
             Self::Dev(args) => args.output,
-            Self::Standalone(args) | Self::Node(args) | Self::Control(args) => args.output,
+            Self::Standalone(args) | Self::Control(args) => args.node.output,
+            Self::Node(args) => args.output,
             Self::Keyring(command) => command.output(),
             Self::Link(LinkCommand::Authority(args)) => args.output,
             Self::Link(LinkCommand::Issue(args)) => args.output,
@@ -46,7 +47,8 @@ impl Command {
             Self::Diff(args) => args.output,
             Self::Rollback(args) => args.output,
             Self::Openapi => Output::Json,
-            Self::Config(_) => Output::Text,
+            Self::Config(ConfigCommand::Reference) => Output::Text,
+            Self::Config(ConfigCommand::Check(args)) => args.output,
         }
     }
 }

@@ -60,10 +60,10 @@ pub struct RecordsArgs {
     /// Started before this instant, or so long ago.
     #[arg(long)]
     pub to: Option<String>,
-    /// How many.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
-    pub limit: u32,
-    /// Where the page before ended: its `next_cursor`.
+    /// How many; 20 where nothing is said. Not of `--output ndjson`, which writes all.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub limit: Option<u32>,
+    /// Where the page before ended: its `next_cursor`. Not of `--output ndjson`.
     #[arg(long)]
     pub cursor: Option<String>,
     /// Regions that are asked, as in eu,us, or all; by default that of the control plane.

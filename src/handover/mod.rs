@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use node::listener::Queue;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -42,7 +43,7 @@ const LISTENERS_MAX: usize = 8;
 const START_MAX: Duration = Duration::from_secs(600);
 
 /// What hands over: only its like can take its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// The data plane alone.
     Node,
@@ -55,6 +56,16 @@ pub enum Role {
 }
 
 impl Role {
+    /// The command that runs it.
+    pub const fn command(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Control => "control",
+            Self::Standalone => "standalone",
+            Self::Dev => "dev",
+        }
+    }
+
     /// How a running process begins what it sends. Another number is another release's.
     const fn greeting(self) -> &'static str {
         match self {

@@ -32,6 +32,18 @@ use crate::servers::Servers;
 use crate::settings::Settings;
 use crate::stores;
 
+/// Under which URL callers reach the nodes.
+///
+/// # Errors
+/// The settings do not say: a control plane cannot know.
+pub fn gateway_url(settings: &Settings) -> Result<String, CannotStart> {
+    let given = settings.gateway.public_url.clone();
+    given.ok_or_else(|| {
+        let why = "`gateway.public_url` is missing: under which URL callers reach the nodes";
+        CannotStart(why.into())
+    })
+}
+
 /// What is ready before anything runs.
 pub struct ControlPlane {
     /// Boot settings.
@@ -55,10 +67,7 @@ impl ControlPlane {
     /// [`CannotStart`] for what the operator can mend; others when a part fails.
     pub async fn serve(self, background: &Runtime) -> anyhow::Result<()> {
         let settings = self.settings;
-        let Some(gateway_url) = settings.gateway.public_url.clone() else {
-            let why = "`gateway.public_url` is missing: under which URL callers reach the nodes";
-            return Err(CannotStart(why.into()).into());
-        };
+        let gateway_url = gateway_url(&settings)?;
         let handover = Handover::new(&settings.data_dir, Role::Control, self.bound.named())?;
         let check = || preflight::of_control(&settings, &self.keys);
         let place = self.place.take(check).await?;

@@ -47,6 +47,18 @@ const COPY_MAX: Duration = Duration::from_secs(5);
 /// How often the place for records is tried to be opened.
 const SPOOL_RETRY: Duration = Duration::from_secs(5);
 
+/// Looks whether the settings say where control planes are.
+///
+/// # Errors
+/// They do not.
+pub fn check_endpoints(settings: &Settings) -> Result<(), CannotStart> {
+    if !settings.link.endpoints.is_empty() {
+        return Ok(());
+    }
+    let why = "`link.endpoints` is missing: where control planes take records, host:port";
+    Err(CannotStart(why.into()))
+}
+
 /// What is ready before anything runs.
 pub struct Node {
     /// Boot settings.
@@ -68,10 +80,7 @@ impl Node {
     /// [`CannotStart`] for what the operator can mend; others when a part fails.
     pub async fn serve(self, background: &Runtime) -> anyhow::Result<()> {
         let settings = self.settings;
-        if settings.link.endpoints.is_empty() {
-            let why = "`link.endpoints` is missing: where control planes take records, host:port";
-            return Err(CannotStart(why.into()).into());
-        }
+        check_endpoints(&settings)?;
         let tls = link_tls::client(&settings.link)?;
         let store = stores::open(&settings)?;
         descriptors::raise(settings.gateway.connections_max, Mode::Standalone);
