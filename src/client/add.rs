@@ -5,14 +5,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
+use proto::target::BaseUrl;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Api;
+use super::dialled::{base, not_dialled};
 use super::narrowing::{limits, rules};
 use super::problem::Problem;
 use super::warnings::line;
 use crate::cli::{ControlArgs, Output};
+use crate::say;
 use crate::setting_faults::whole;
 
 /// Arguments of `add`.
@@ -79,6 +82,7 @@ pub enum AddAuth {
 /// # Errors
 /// What is wrong with the arguments, or what the control plane said.
 pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
+    let base = base(&args.base_url, args.allow_http)?;
     let given = limits(&args.limit)?;
     let rules = rules(&args.allow, args.read_only)?;
     applicable(args)?;
@@ -92,18 +96,19 @@ pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
         true => default_limits(&api).await?,
         false => given,
     };
-    let steps = steps(args, &limits, &rules, secret)?;
+    let steps = steps((args, &base), &limits, &rules, secret);
     let operations: Vec<&Value> = steps.iter().map(|step| &step.operation).collect();
     let answer = api
         .create("/changes", &json!({ "operations": operations }))
         .await
         .map_err(|error| in_words(error, &steps))?;
-    let warnings = warnings(&answer);
+    let mut warnings = warnings(&answer);
+    warnings.extend(not_dialled(&base, &args.allow_network).map(|said| ("the target's", said)));
     for (what, warning) in &warnings {
         eprintln!("requestrocket: {}", line(what, warning));
     }
     let warnings = warnings.into_iter().map(|(_, warning)| warning).collect();
-    print(args, &made(&answer)?, warnings, rules.is_empty());
+    print((args, &base), &made(&answer)?, warnings, rules.is_empty());
     Ok(())
 }
 
@@ -136,11 +141,11 @@ struct Step {
 
 /// What makes the target, its credential with the rules, the caller's credential and the proxy.
 fn steps(
-    args: &AddArgs,
+    (args, base): (&AddArgs, &BaseUrl),
     limits: &Value,
     rules: &[Value],
     secret: Value,
-) -> anyhow::Result<Vec<Step>> {
+) -> Vec<Step> {
     let create = |what, collection: &str, name: &str, object: Value| Step {
         what,
         operation: json!({ "create": collection, "as": name, "object": object }),
@@ -163,7 +168,7 @@ fn steps(
             "kind": "target",
             "auth_type": auth_type(args.auth),
             "secret": secret,
-            "hosts": [host(&args.base_url)?],
+            "hosts": [host(base)],
             "default_rule_effect": effect(rules.is_empty()),
         });
         if let Some(header) = &args.header {
@@ -187,7 +192,7 @@ fn steps(
         caller,
     ));
     steps.push(create("the proxy's", "proxies", "proxy", proxy));
-    Ok(steps)
+    steps
 }
 
 /// A refusal with the names of objects in the place of the numbers of operations.
@@ -208,6 +213,11 @@ fn in_words(error: anyhow::Error, steps: &[Step]) -> anyhow::Error {
                 field => format!("{} {field}", step.what),
             })
         });
+        // Fields that have an argument of their own.
+        if let Some(detail) = error["detail"].as_str() {
+            let detail = detail.replace("`allow_networks`", "--allow-network");
+            error["detail"] = detail.replace("`allow_http`", "--allow-http").into();
+        }
         if let Some(words) = place {
             error["pointer"] = words.into();
         }
@@ -251,10 +261,8 @@ fn auth_type(auth: AddAuth) -> &'static str {
 }
 
 /// The host that the secret is bound to: scheme and port included where they are not the default.
-fn host(base_url: &str) -> anyhow::Result<String> {
-    let base = proto::target::BaseUrl::parse(base_url)
-        .map_err(|detail| anyhow::anyhow!("{base_url} {detail}"))?;
-    Ok(proto::hosts::HostPattern::exact(base.origin).to_string())
+fn host(base: &BaseUrl) -> String {
+    proto::hosts::HostPattern::exact(base.origin.clone()).to_string()
 }
 
 /// The secret in the shape of its type.
@@ -317,7 +325,7 @@ fn warnings(answer: &Value) -> Vec<(&'static str, Value)> {
         .collect()
 }
 
-fn print(args: &AddArgs, made: &Made, warnings: Vec<Value>, open: bool) {
+fn print((args, base): (&AddArgs, &BaseUrl), made: &Made, warnings: Vec<Value>, open: bool) {
     if args.output == Output::Json {
         let (url, key, proxy) = (&made.url, &made.key, &made.proxy);
         let mut out = json!({ "url": url, "api_key": key, "proxy": proxy });
@@ -331,7 +339,7 @@ fn print(args: &AddArgs, made: &Made, warnings: Vec<Value>, open: bool) {
         format!("API key   {}   (shown once)", made.key),
         String::new(),
     ];
-    for (variable, value) in sdk_variables(args, made) {
+    for (variable, value) in sdk_variables(base, made) {
         lines.push(format!("export {variable}={value}"));
     }
     let (method, path) = example(args);
@@ -361,14 +369,13 @@ fn example(args: &AddArgs) -> (String, &str) {
 }
 
 /// The lines that an SDK of this API reads.
-fn sdk_variables(args: &AddArgs, made: &Made) -> Vec<(&'static str, String)> {
-    let host = host(&args.base_url).unwrap_or_default();
-    let behind_v1 = if args.base_url.trim_end_matches('/').ends_with("/v1") {
+fn sdk_variables(base: &BaseUrl, made: &Made) -> Vec<(&'static str, String)> {
+    let behind_v1 = if base.path.ends_with("/v1") {
         ""
     } else {
         "/v1"
     };
-    match host.as_str() {
+    match host(base).as_str() {
         "api.openai.com" => vec![
             ("OPENAI_BASE_URL", format!("{}{behind_v1}", made.url)),
             ("OPENAI_API_KEY", made.key.clone()),
@@ -379,10 +386,6 @@ fn sdk_variables(args: &AddArgs, made: &Made) -> Vec<(&'static str, String)> {
         ],
         _ => Vec::new(),
     }
-}
-
-fn say(text: &str) {
-    crate::say(text);
 }
 
 #[cfg(test)]

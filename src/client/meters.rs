@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::Api;
-use crate::cli::{Output, RaiseArgs, VersionsArgs};
+use crate::cli::{MetersArgs, Output, RaiseArgs};
 use crate::say;
 
 /// Lists the keys of meters, the most used first.
 ///
 /// # Errors
 /// What the control plane said.
-pub async fn list(args: &VersionsArgs) -> anyhow::Result<()> {
+pub async fn list(args: &MetersArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
     let found = api
         .get(&format!("/meters/usage?top={}", args.limit))

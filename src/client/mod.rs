@@ -6,6 +6,7 @@ pub mod add;
 pub mod audit;
 mod clock_skew;
 pub mod configuration;
+mod dialled;
 pub mod explain;
 mod inviting;
 mod joining;
@@ -61,9 +62,14 @@ const STREAM_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// An answer while it comes.
 pub type Pieces = awc::ClientResponse;
 
+/// How a person names the control plane.
+const NAMED_BY: &str = "--control, REQUESTROCKET_CONTROL_URL";
+
 /// A connection to the control plane, as one organisation.
 pub struct Api {
     client: awc::Client,
+    /// The control plane as it was named.
+    control: String,
     /// Of the API.
     root: String,
     /// Of the organisation.
@@ -76,23 +82,28 @@ impl Api {
     /// A client for the organisation that the arguments name.
     ///
     /// # Errors
-    /// No token is given, or the authorities of an `https` address cannot be used.
+    /// No token is given, the address is none, or the authorities of an `https` one cannot be used.
     pub fn new(args: &ControlArgs) -> anyhow::Result<Self> {
         let token = args.token.clone().filter(|token| !token.trim().is_empty());
         let token = token.context(
             "no API token: set REQUESTROCKET_TOKEN; a new gateway has one in `admin-token` of its \
              data folder (`.requestrocket/admin-token` of `dev`)",
         )?;
-        let base = args.control_url.trim_end_matches('/');
+        let (base, is_tls) = address(&args.control_url)?;
         let builder = awc::Client::builder().disable_redirects().timeout(READ_MAX);
-        let client = match base.starts_with("https:") {
-            true => builder
+        let client = match (is_tls, &args.ca_file) {
+            (true, _) => builder
                 .connector(awc::Connector::new().rustls_0_23(trust(args)?))
                 .finish(),
-            false => builder.finish(),
+            (false, None) => builder.finish(),
+            (false, Some(_)) => bail!(
+                "--ca-file (REQUESTROCKET_CA_FILE) is for a control plane with TLS, and {base} \
+                 ({NAMED_BY}) has none: write https://, or leave the file out"
+            ),
         };
         Ok(Self {
             client,
+            control: base.to_owned(),
             root: format!("{base}/api/v1"),
             base: format!("{base}/api/v1/orgs/{}", args.org),
             written: Written::of(base, &args.org, token.trim()),
@@ -239,16 +250,18 @@ impl Api {
         let answer = sending
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
-            .with_context(|| format!("cannot reach the control plane at {}", self.base))?;
+            .with_context(|| {
+                let control = &self.control;
+                format!("cannot reach the control plane at {control} ({NAMED_BY})")
+            })?;
         // A control plane has this in every answer, and no proxy code.
         let headers = answer.headers();
         let is_control = headers.contains_key("requestrocket-request-id")
             && !headers.contains_key("requestrocket-proxy-code");
         if !is_control {
             bail!(
-                "{} is no control plane of RequestRocket; check --control \
-                 (REQUESTROCKET_CONTROL_URL)",
-                self.root
+                "{} is no control plane of RequestRocket; check its address ({NAMED_BY})",
+                self.control
             );
         }
         if let Some(version) = headers
@@ -271,6 +284,19 @@ impl Api {
     }
 }
 
+/// The base URL of a control plane, and whether it speaks TLS. Who has copied it from a call may
+/// have the beginning of the API's paths with it.
+fn address(given: &str) -> anyhow::Result<(&str, bool)> {
+    let base = given.trim().trim_end_matches('/');
+    let base = base.strip_suffix("/api/v1").unwrap_or(base);
+    let is_tls = base.starts_with("https://");
+    if !is_tls && !base.starts_with("http://") {
+        let like = "write it like http://127.0.0.1:8081";
+        bail!("`{given}` is no URL of a control plane ({NAMED_BY}): {like}");
+    }
+    Ok((base, is_tls))
+}
+
 /// Whom to believe that they are the control plane: the authorities of a file, or the system's.
 fn trust(args: &ControlArgs) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     use rustls_platform_verifier::ConfigVerifierExt;
@@ -291,4 +317,25 @@ fn trust(args: &ControlArgs) -> anyhow::Result<Arc<rustls::ClientConfig>> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_a_control_plane_is_a_url_and_ends_before_the_apis_paths() {
+        for (given, expected) in [
+            ("http://127.0.0.1:8081", ("http://127.0.0.1:8081", false)),
+            ("http://127.0.0.1:8081/", ("http://127.0.0.1:8081", false)),
+            ("https://gw.example/api/v1", ("https://gw.example", true)),
+            ("https://gw.example/api/v1/", ("https://gw.example", true)),
+        ] {
+            assert_eq!(address(given).unwrap(), expected);
+        }
+        for given in ["127.0.0.1:8081", "localhost:8081", "ftp://a.example", ""] {
+            let said = address(given).unwrap_err().to_string();
+            assert!(said.contains("REQUESTROCKET_CONTROL_URL"), "{said}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Api;
+use super::access::DEFAULT_ORG;
 use super::clock_skew;
 use super::problem::Problem;
 use super::records::shown;
@@ -19,8 +20,8 @@ pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     let query = query.append_pair("org", &args.control.org).finish();
     let found = match api.list_absolute(&format!("/nodes?{query}")).await {
         Ok(found) => found,
-        // The organisation may be what is wrong, and is not what most want to know.
-        Err(error) if is_of_the_question(&error) => {
+        // Where nobody named one, the organisation is not what is to be known.
+        Err(error) if args.control.org == DEFAULT_ORG && is_of_the_question(&error) => {
             let found = api.list_absolute("/nodes").await?;
             let org = shown(&args.control.org);
             eprintln!("requestrocket: not shown is which version of {org} each serves: {error}");

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use proto::visible;
 use serde_json::Value;
@@ -11,11 +11,21 @@ use super::{Api, across};
 use crate::cli::{ChoiceArgs, Output, RecordArgs, RecordOutput, RecordsArgs};
 use crate::say;
 
+/// How many requests are listed where nothing is said.
+const LIMIT: u32 = 20;
+
 /// Lists requests.
 ///
 /// # Errors
 /// What the control plane said, or standard output cannot be written.
 pub async fn list(args: &RecordsArgs) -> anyhow::Result<()> {
+    if args.output == RecordOutput::Ndjson {
+        ensure!(
+            args.limit.is_none() && args.cursor.is_none(),
+            "--output ndjson writes every record that fits: --limit and --cursor are of a page \
+             (--output json); choose fewer with --from, --to and the like"
+        );
+    }
     let api = Api::new(&args.control)?;
     let mut query = chosen(&args.choice)?;
     add(&mut query, "from", args.from.as_deref());
@@ -24,7 +34,8 @@ pub async fn list(args: &RecordsArgs) -> anyhow::Result<()> {
     if args.output == RecordOutput::Ndjson {
         return export(&api, &query).await;
     }
-    add(&mut query, "limit", Some(&args.limit.to_string()));
+    let limit = args.limit.unwrap_or(LIMIT).to_string();
+    add(&mut query, "limit", Some(&limit));
     add(&mut query, "cursor", args.cursor.as_deref());
     let found = api.get(&format!("/records?{}", encoded(&query))).await?;
     across::warn(&found);

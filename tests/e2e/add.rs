@@ -168,6 +168,40 @@ fn faults_are_told_before_anything_is_made() {
     );
 }
 
+#[test]
+fn what_cannot_be_called_is_told_in_the_words_of_the_command() {
+    let gateway = Gateway::start();
+    let none = ["--auth", "none", "--output", "json"];
+    let run = |options: &[&str]| {
+        let output = add(&gateway, &[options, &none].concat(), "");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output, said)
+    };
+    let (output, said) = run(&["not-a-url"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("not-a-url is not a URL"), "{said}");
+    assert!(
+        !said.contains("the proxy's"),
+        "one fault is told once: {said}"
+    );
+    let (output, said) = run(&["http://127.0.0.1:9"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--allow-http"), "{said}");
+    // What is made is not called before its network is named.
+    let (output, said) = run(&["http://127.0.0.1:9", "--allow-http"]);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("warning: the target's /base_url"), "{said}");
+    assert!(said.contains("--allow-network"), "{said}");
+    let made: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(made["warnings"][0]["code"], "not-dialled");
+    let path = &made["url"].as_str().expect("a URL")[gateway.url.len()..];
+    let bearer = format!("Bearer {}", made["api_key"].as_str().expect("a key"));
+    let call = Request::new("GET", path).field("authorization", &bearer);
+    assert_eq!(call.send(&gateway.url).outcome(), (502, "upstream-blocked"));
+    let (output, said) = run(&["https://api.example.com"]);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
 /// An API without a credential has nothing that rules could hang on but its target.
 #[test]
 fn what_is_added_without_a_credential_is_as_narrow() {
