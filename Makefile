@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 
 run: install-build-deps
-	cargo run --quiet --bin requestrocket -- dev
+	cargo run --bin requestrocket -- dev
 
 build: install-build-deps
 	cargo build --workspace --tests
