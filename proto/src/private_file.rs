@@ -40,8 +40,8 @@ pub fn replace_after(
 /// Writes a file where there is none.
 ///
 /// # Errors
-/// `AlreadyExists` where there is one, which is untouched. The folder cannot be written, or the disk
-/// is full; there is no file then.
+/// `AlreadyExists` where there is one, which is untouched. The folder cannot be written, or the
+/// disk is full; there is no file then.
 pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = opened(OpenOptions::new().write(true).create_new(true), path)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());

@@ -281,8 +281,8 @@ fn lost(path: &Path, store: &Path) -> CannotStart {
 
 fn missing(path: &Path, setting: &str) -> CannotStart {
     CannotStart(format!(
-        "there is no key ring {} (`{setting}`); make one with `requestrocket keyring new`, or, from \
-         the region's file for nodes, that for control planes with `requestrocket keyring public`",
+        "there is no key ring {} (`{setting}`); make one with `requestrocket keyring new`; that \
+         for control planes alone, of that for nodes, with `requestrocket keyring public`",
         path.display()
     ))
 }

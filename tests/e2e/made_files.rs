@@ -1,5 +1,5 @@
-//! Files that commands make, keys and certificates: never one over another, and what was interrupted
-//! or lost in part can be made whole.
+//! Files that commands make, keys and certificates: never one over another, and what was
+//! interrupted or lost in part can be made whole.
 
 use std::fs;
 use std::path::Path;
