@@ -161,12 +161,13 @@ async fn admitted(
     token: &str,
     introduced: &Introduction,
 ) -> anyhow::Result<Admission> {
-    let api = Api::new(&ControlArgs {
+    let asked = ControlArgs {
         control_url: args.at.clone(),
         ca_file: args.ca_file.clone(),
         token: Some(token.to_owned()),
         org: proto::org::DEFAULT.into(),
-    })?;
+    };
+    let api = Api::named_by(&asked, "--at")?;
     let told = api
         .act_absolute("/regions/join", &json!(introduced))
         .await?;

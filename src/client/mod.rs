@@ -62,14 +62,12 @@ const STREAM_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// An answer while it comes.
 pub type Pieces = awc::ClientResponse;
 
-/// How a person names the control plane.
-const NAMED_BY: &str = "--control, REQUESTROCKET_CONTROL_URL";
-
 /// A connection to the control plane, as one organisation.
 pub struct Api {
     client: awc::Client,
-    /// The control plane as it was named.
+    /// The control plane, and by what a person names it.
     control: String,
+    named_by: &'static str,
     /// Of the API.
     root: String,
     /// Of the organisation.
@@ -84,12 +82,20 @@ impl Api {
     /// # Errors
     /// No token is given, the address is none, or the authorities of an `https` one cannot be used.
     pub fn new(args: &ControlArgs) -> anyhow::Result<Self> {
+        Self::named_by(args, "--control, REQUESTROCKET_CONTROL_URL")
+    }
+
+    /// The same, with how a person names the control plane.
+    ///
+    /// # Errors
+    /// As for [`Api::new`].
+    pub fn named_by(args: &ControlArgs, named_by: &'static str) -> anyhow::Result<Self> {
         let token = args.token.clone().filter(|token| !token.trim().is_empty());
         let token = token.context(
             "no API token: set REQUESTROCKET_TOKEN; a new gateway has one in `admin-token` of its \
              data folder (`.requestrocket/admin-token` of `dev`)",
         )?;
-        let (base, is_tls) = address(&args.control_url)?;
+        let (base, is_tls) = address(&args.control_url, named_by)?;
         let builder = awc::Client::builder().disable_redirects().timeout(READ_MAX);
         let client = match (is_tls, &args.ca_file) {
             (true, _) => builder
@@ -98,12 +104,13 @@ impl Api {
             (false, None) => builder.finish(),
             (false, Some(_)) => bail!(
                 "--ca-file (REQUESTROCKET_CA_FILE) is for a control plane with TLS, and {base} \
-                 ({NAMED_BY}) has none: write https://, or leave the file out"
+                 ({named_by}) has none: write https://, or leave the file out"
             ),
         };
         Ok(Self {
             client,
             control: base.to_owned(),
+            named_by,
             root: format!("{base}/api/v1"),
             base: format!("{base}/api/v1/orgs/{}", args.org),
             written: Written::of(base, &args.org, token.trim()),
@@ -251,8 +258,8 @@ impl Api {
             .await
             .map_err(|error| anyhow::anyhow!("{error}"))
             .with_context(|| {
-                let control = &self.control;
-                format!("cannot reach the control plane at {control} ({NAMED_BY})")
+                let (control, named_by) = (&self.control, self.named_by);
+                format!("cannot reach the control plane at {control} ({named_by})")
             })?;
         // A control plane has this in every answer, and no proxy code.
         let headers = answer.headers();
@@ -260,8 +267,9 @@ impl Api {
             && !headers.contains_key("requestrocket-proxy-code");
         if !is_control {
             bail!(
-                "{} is no control plane of RequestRocket; check its address ({NAMED_BY})",
-                self.control
+                "{} is no control plane of RequestRocket; check its address ({})",
+                self.control,
+                self.named_by
             );
         }
         if let Some(version) = headers
@@ -286,13 +294,13 @@ impl Api {
 
 /// The base URL of a control plane, and whether it speaks TLS. Who has copied it from a call may
 /// have the beginning of the API's paths with it.
-fn address(given: &str) -> anyhow::Result<(&str, bool)> {
+fn address<'g>(given: &'g str, named_by: &str) -> anyhow::Result<(&'g str, bool)> {
     let base = given.trim().trim_end_matches('/');
     let base = base.strip_suffix("/api/v1").unwrap_or(base);
     let is_tls = base.starts_with("https://");
     if !is_tls && !base.starts_with("http://") {
         let like = "write it like http://127.0.0.1:8081";
-        bail!("`{given}` is no URL of a control plane ({NAMED_BY}): {like}");
+        bail!("`{given}` is no URL of a control plane ({named_by}): {like}");
     }
     Ok((base, is_tls))
 }
@@ -331,11 +339,11 @@ mod tests {
             ("https://gw.example/api/v1", ("https://gw.example", true)),
             ("https://gw.example/api/v1/", ("https://gw.example", true)),
         ] {
-            assert_eq!(address(given).unwrap(), expected);
+            assert_eq!(address(given, "--at").unwrap(), expected);
         }
         for given in ["127.0.0.1:8081", "localhost:8081", "ftp://a.example", ""] {
-            let said = address(given).unwrap_err().to_string();
-            assert!(said.contains("REQUESTROCKET_CONTROL_URL"), "{said}");
+            let said = address(given, "--at").unwrap_err().to_string();
+            assert!(said.contains("(--at)"), "{said}");
         }
     }
 }
