@@ -443,13 +443,10 @@ mod tests {
         const BATCHES: u64 = 8;
         let dir = tempfile::tempdir().unwrap();
         let control = SlowControl::start().await;
+        let kept = Spool::open(dir.path(), 1 << 20).unwrap();
         taken(dir.path());
         let (opened, spool) = oneshot::channel();
-        assert!(
-            opened
-                .send(Spool::open(dir.path(), 1 << 20).unwrap())
-                .is_ok()
-        );
+        assert!(opened.send(kept).is_ok());
         let (sender, batches) = queue();
         let metrics = Metrics::default();
         let shipping = tokio::spawn(run(
