@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use control::regions::{Peer, Regions, base_url, is_endpoint, is_plain};
 use proto::seal::{PublicKeyring, is_region_name};
+use proto::target::BaseUrl;
 use serde::{Deserialize, Serialize};
 
 use crate::keyrings;
@@ -40,7 +41,8 @@ pub struct PeerSettings {
     pub name: String,
     /// Base URL of its REST API.
     pub control: String,
-    /// Call its REST API, with callers' tokens, although that is `http://` and not loopback.
+    /// Call its REST API with callers' tokens, and its gateway with their keys, although one of
+    /// them is `http://` and not loopback.
     #[serde(default)]
     pub insecure: bool,
     /// Base URL of its gateway.
@@ -127,17 +129,9 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
         if regions.peers[..at].iter().any(|other| other.name == *name) {
             return no(format!("`regions.peers` has two regions `{name}`"));
         }
-        let Some(url) = base_url(&peer.control) else {
-            return no(format!(
-                "`control` of region {name} must be a URL, as https://control.example.com"
-            ));
-        };
-        if is_plain(&url) && !peer.insecure {
-            return no(format!(
-                "`control` of region {name} is `{}`, without TLS: tokens of callers go there; make \
-                 it https://, or accept it with `insecure = true` beside it",
-                peer.control
-            ));
+        called(peer, "control", &peer.control).map_err(CannotStart)?;
+        if let Some(gateway) = &peer.gateway {
+            called(peer, "gateway", gateway).map_err(CannotStart)?;
         }
         let listed = &peer.replication;
         if listed.is_empty() || !listed.iter().all(|text| is_endpoint(text)) {
@@ -158,6 +152,24 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
     }
     if settings.link.listen.is_none() {
         return no("regions need `link.listen`: where control planes of the others call".into());
+    }
+    Ok(())
+}
+
+/// Looks at a URL under which a region is called with what callers prove themselves by.
+fn called(peer: &PeerSettings, key: &str, url: &str) -> Result<(), String> {
+    let name = &peer.name;
+    let parsed = base_url(url).filter(|_| BaseUrl::parse(url).is_ok());
+    let Some(parsed) = parsed else {
+        return Err(format!(
+            "`{key}` of region {name} must be a URL, as https://{key}.example.com"
+        ));
+    };
+    if is_plain(&parsed) && !peer.insecure {
+        return Err(format!(
+            "`{key}` of region {name} is `{url}`, without TLS: what callers prove themselves by \
+             goes there; make it https://, or accept it with `insecure = true` beside it"
+        ));
     }
     Ok(())
 }
@@ -213,6 +225,14 @@ mod tests {
                 bad(|peer| peer.control = "http://control.eu".into()),
                 "without TLS",
             ),
+            (
+                bad(|peer| peer.gateway = Some("https:/gw.eu:x".into())),
+                "`gateway` of region eu must be a URL",
+            ),
+            (
+                bad(|peer| peer.gateway = Some("http://gw.eu".into())),
+                "`gateway` of region eu is `http://gw.eu`, without TLS",
+            ),
             (bad(|peer| peer.replication.clear()), "must list"),
             (
                 bad(|peer| peer.replication = vec!["x".into()]),
@@ -228,6 +248,9 @@ mod tests {
         }
         for good in [
             bad(|peer| (peer.control, peer.insecure) = ("http://control.eu".into(), true)),
+            bad(|peer| (peer.gateway, peer.insecure) = (Some("http://gw.eu".into()), true)),
+            bad(|peer| peer.gateway = Some("https://gw.eu/base/".into())),
+            bad(|peer| peer.gateway = Some("http://127.0.0.1:8080".into())),
             bad(|peer| peer.control = "http://127.0.0.1:8081".into()),
             bad(|peer| peer.control = "http://[::1]:8081/".into()),
             bad(|peer| peer.control = "http://localhost".into()),

@@ -115,12 +115,12 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
     let files = Files::new(&args.dir, region)?;
     let Begun { mut ring, signing } = begun(&files.begun, region)?;
     let signer = signing.signer().context("the signing key cannot be used")?;
-    let introduced = Introduction {
+    let mut introduced = Introduction {
         public: ring.public().context("the key ring is empty")?,
         signers: vec![signer.public().clone()],
         addresses: Addresses {
             control: args.address.trim_end_matches('/').to_owned(),
-            insecure: args.insecure && base_url(&args.address).is_some_and(|url| is_plain(&url)),
+            insecure: false,
             gateway: args
                 .gateway
                 .as_ref()
@@ -128,6 +128,8 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
             replication: args.replication.clone(),
         },
     };
+    let is_plain = !introduced.addresses.plain().is_empty();
+    introduced.addresses.insecure = args.insecure && is_plain;
     let admission = admitted(args, &token, &introduced).await?;
     ring.digest_key = open_digest_key(&ring, &admission.invitation, &admission.digest_key)?;
     for peer in &admission.regions {

@@ -167,7 +167,8 @@ fn replicate(
     background.spawn(async move { publisher.sign_kept_until_done().await });
     let own = settings.gateway.public_url.as_deref().unwrap_or_default();
     let (store, all) = (store.clone(), gateways::of(&regions, own));
-    let keep = move || gateways::keep(store.clone(), all.clone());
+    let name = configuration.archive.name().to_owned();
+    let keep = move || gateways::keep(store.clone(), all.clone(), name.clone());
     background.spawn(restarts::again("gateways", health.clone(), keep));
     Ok(Directory {
         trust: regions::trust(&regions)?,

@@ -46,7 +46,7 @@ impl Place {
     /// A control plane; `first` stands before all tables of its settings, `last` behind them.
     fn control(&self, files: &Path, first: &str, last: &str) -> Start {
         let parts = self.parts(files, "127.0.0.1");
-        let gateway = "[gateway]\npublic_url = \"http://gw.example\"\n";
+        let gateway = "[gateway]\npublic_url = \"https://gw.example\"\n";
         let listen = self.control.clone();
         Start {
             mode: "control",

@@ -232,7 +232,7 @@ impl Two {
              signing_file = {:?}\n[control]\noperator_token_file = {:?}\n\
              [gateway]\npublic_url = {:?}\n\
              [regions]\nhome = \"us\"\ncontent_by_region = {}\n[[regions.peers]]\nname = {:?}\ncontrol = \"http://{}\"\n\
-             gateway = {:?}\nreplication = [{replication:?}]\n\
+             insecure = true\ngateway = {:?}\nreplication = [{replication:?}]\n\
              public_file = {:?}\n",
             region.name,
             self.config(region, "127.0.0.1"),

@@ -54,7 +54,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
             "control": text("Base URL under which it will reach this region's REST API"),
             "replication": endpoints(),
             "insecure": {"type": "boolean", "default": false,
-                         "description": "Whether `control` may be without TLS"},
+                         "description": "Whether `control` and the gateway may be without TLS"},
             "valid_s": {"type": "integer", "minimum": 60, "maximum": 604_800, "default": 3_600,
                         "description": "How long the token is worth something, in seconds"},
         }
@@ -114,7 +114,7 @@ fn introduced() -> Value {
             "properties": {
                 "control": text("Base URL of its REST API"),
                 "insecure": {"type": "boolean", "default": false,
-                             "description": "Whether `control` may be without TLS"},
+                             "description": "Whether `control` and the gateway may be without TLS"},
                 "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
                 "replication": endpoints(),
             }

@@ -22,7 +22,6 @@ use crate::login::{worth_a_look, wrong_token};
 use crate::regions::invitations::{
     self, Addresses, Admission, FAULT, Introduction, Invitation, InvitationError, Joined,
 };
-use crate::regions::{base_url, is_plain};
 use crate::route::{Gives, Route, Takes, Verb};
 use crate::router::BASE;
 use crate::state::Control;
@@ -341,12 +340,13 @@ async fn all_but(
     }];
     let peers = control.directory().into_iter();
     all.extend(peers.flat_map(|known| &known.regions.peers).map(|peer| {
-        let addresses = Addresses {
-            insecure: base_url(&peer.control).is_some_and(|url| is_plain(&url)),
+        let mut addresses = Addresses {
+            insecure: false,
             control: peer.control.clone(),
             gateway: peer.gateway.clone(),
             replication: peer.replication.clone(),
         };
+        addresses.insecure = !addresses.plain().is_empty();
         Introduction {
             public: peer.public.clone(),
             signers: peer.signers.clone(),

@@ -48,7 +48,7 @@ pub struct Introduction {
 pub struct Addresses {
     /// Base URL of its REST API.
     pub control: String,
-    /// Whether that may be `http://` although it is not of one machine.
+    /// Whether that and the gateway may be `http://` although not of one machine.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
     /// Base URL of its gateway, where it has one.
@@ -59,24 +59,36 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// Those that callers' requests go to, by field.
+    fn urls(&self) -> [(&'static str, Option<&String>); 2] {
+        [
+            ("/control", Some(&self.control)),
+            ("/gateway", self.gateway.as_ref()),
+        ]
+    }
+
+    /// Those under which what callers prove themselves by can be overheard.
+    pub fn plain(&self) -> Vec<&'static str> {
+        let is_plain = |url: &String| base_url(url).is_some_and(|url| is_plain(&url));
+        let urls = self.urls().into_iter();
+        let urls = urls.filter(|(_, url)| url.is_some_and(is_plain));
+        urls.map(|(field, _)| field).collect()
+    }
+
     /// What is wrong with them.
     pub fn faults(&self) -> Vec<Problem> {
         let mut faults = Vec::new();
-        let urls = [
-            ("/control", Some(&self.control)),
-            ("/gateway", self.gateway.as_ref()),
-        ];
-        for (field, url) in urls {
+        for (field, url) in self.urls() {
             let good = |url: &String| url.len() <= ADDRESS_BYTES_MAX && base_url(url).is_some();
             if !url.is_none_or(good) {
                 let words = "must be a URL, as https://control.example.com";
                 faults.push(Problem::new(field, FAULT, words));
             }
         }
-        if base_url(&self.control).is_some_and(|url| is_plain(&url)) && !self.insecure {
-            let words = "is without TLS, and callers' tokens go there: make it https://, or say \
-                         `insecure`";
-            faults.push(Problem::new("/control", FAULT, words));
+        for field in self.plain().into_iter().filter(|_| !self.insecure) {
+            let words = "is without TLS, and what callers prove themselves by goes there: make it \
+                         https://, or say `insecure`";
+            faults.push(Problem::new(field, FAULT, words));
         }
         let good = |text: &String| text.len() <= ADDRESS_BYTES_MAX && is_endpoint(text);
         let count = self.replication.len();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use proto::id::ProxyId;
+use proto::proxy::Proxy;
+use proto::regions;
 use proto::store::follow::OrgState;
 use proto::store::load::Fault;
 
@@ -27,4 +29,45 @@ impl Compiled {
     pub(super) fn forms(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<CompiledProxy>)> + Clone {
         self.proxies.values().map(|form| (&self.slug, form))
     }
+}
+
+/// Leaves the last good form of a proxy that cannot be compiled as it is now, without what is over;
+/// gives the form instead where it may not stay.
+pub(super) fn last_good(
+    forms: &mut BTreeMap<ProxyId, Arc<CompiledProxy>>,
+    (id, proxy): (ProxyId, &Proxy),
+    state: &OrgState,
+    own_region: &str,
+) -> Option<Arc<CompiledProxy>> {
+    let form = forms.get(&id)?;
+    form.version.ends();
+    // What is over is over in its last good form as well.
+    form.revoke(&state.retired);
+    let now = jiff::Timestamp::now();
+    let sent = form.target_credential.as_ref();
+    let is_over = sent.is_some_and(|credential| credential.is_over(&state.retired, now));
+    let goes = is_over || !may_stay(form, proxy, own_region);
+    goes.then(|| forms.remove(&id)).flatten()
+}
+
+/// Whether the last good form of a proxy may stay although it cannot be compiled as it is now: it
+/// must not give what was taken away since, a place where it is served, its being active, a caller
+/// or the credential that is sent on.
+fn may_stay(form: &CompiledProxy, proxy: &Proxy, own_region: &str) -> bool {
+    let is_placed = match &form.elsewhere {
+        None => {
+            let sent = form.target_credential.as_ref();
+            proxy.is_served_in(own_region)
+                && sent.map(|credential| credential.id) == proxy.target_credential_id
+        }
+        Some(elsewhere) => {
+            let mut known = elsewhere.gateways.iter();
+            known.all(|to| regions::include(&proxy.regions, &to.region))
+        }
+    };
+    let callers = &proxy.proxy_credential_ids;
+    let mut accepted = form.credentials.iter();
+    is_placed
+        && (proxy.active || !form.active)
+        && accepted.all(|credential| callers.contains(&credential.id))
 }

@@ -113,13 +113,15 @@ impl OrgCompiler<'_> {
         let idle = idle_ms.map_or(default, Duration::from_millis) + IDLE_MORE;
         let mut found = Vec::new();
         for region in &proxy.regions {
-            // A region that nobody knows the gateway of cannot be reached through it.
+            // A region that nobody knows the gateway of cannot be reached through it. One whose
+            // gateway cannot be read is no other: it takes no right from what its proxies say.
             let Some(url) = self.compiler.gateways.urls.get(region) else {
                 continue;
             };
             let url = format!("{url}/api/{id}");
-            let base = BaseUrl::parse(&url)
-                .map_err(|why| format!("the gateway of region {region}: {url} {why}"))?;
+            let Some((base, host)) = address(&url) else {
+                continue;
+            };
             let gateway = self.compiler.known_gateways.at(&base.origin);
             if proxy.cross_region == CrossRegion::Redirect {
                 gateway.keep_in_view();
@@ -128,7 +130,7 @@ impl OrgCompiler<'_> {
                 region: region.as_str().into(),
                 path: base.path.as_str().into(),
                 url: url.into(),
-                destination: Arc::new(self.gateway_destination(&base.origin, idle)?),
+                destination: Arc::new(self.gateway_destination(&base.origin, host, idle)?),
                 gateway,
                 durations: self.compiler.parts.metrics.address(&base.origin),
             });
@@ -136,14 +138,19 @@ impl OrgCompiler<'_> {
         Ok(found.into())
     }
 
-    fn gateway_destination(&self, origin: &Origin, idle: Duration) -> Result<Destination, String> {
+    fn gateway_destination(
+        &self,
+        origin: &Origin,
+        host: Host,
+        idle: Duration,
+    ) -> Result<Destination, String> {
         let tls = self.compiler.tls.get(&TlsSpec::default());
         Destination::new(DestinationParts {
             scheme: match origin.scheme {
                 proto::hosts::Scheme::Http => Scheme::Http,
                 proto::hosts::Scheme::Https => Scheme::Https,
             },
-            host: Host::parse(&origin.host).map_err(|error| error.to_string())?,
+            host,
             port: origin.port,
             tls: tls.map_err(|error| error.to_string())?,
             http2: false,
@@ -159,6 +166,13 @@ impl OrgCompiler<'_> {
         })
         .map_err(|error| error.to_string())
     }
+}
+
+/// A gateway's URL as what is dialled; none where it cannot be.
+fn address(url: &str) -> Option<(BaseUrl, Host)> {
+    let base = BaseUrl::parse(url).ok()?;
+    let host = Host::parse(&base.origin.host).ok()?;
+    Some((base, host))
 }
 
 /// What stands for the target: nothing is sent to it from here.

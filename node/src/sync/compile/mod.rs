@@ -2,7 +2,7 @@
 //!
 //! What did not change is not compiled again: an organisation whose state is the same `Arc` as
 //! before, and a proxy that nothing it is made of was touched of. A proxy that cannot be compiled
-//! keeps its last good form and is reported.
+//! keeps its last good form, where that gives nothing that was taken away since, and is reported.
 
 mod compiled;
 mod credentials;
@@ -35,7 +35,7 @@ use proto::target::{PropagateTrace, Timeouts};
 use proto::validation::{BodySchema, BodyValidator};
 use tracing::warn;
 
-use self::compiled::Compiled;
+use self::compiled::{Compiled, last_good};
 use self::naming::{Naming, Replaced};
 use self::pinned::Pinned;
 use self::policies::Policies;
@@ -50,6 +50,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::{
     CompiledProxy, CompiledTarget, End, FormVersion, Snapshot, TargetCredential,
 };
+use crate::upstream::Hosts;
 use crate::upstream::tls::TlsCache;
 
 /// What compiling needs besides the world.
@@ -68,6 +69,8 @@ pub struct CompilerParts {
     pub metrics: Metrics,
     /// Checks endpoints.
     pub health_checks: HealthChecks,
+    /// Names that are not asked of DNS.
+    pub hosts: Hosts,
 }
 
 /// Makes snapshots of worlds.
@@ -93,13 +96,14 @@ pub struct Outcome {
 
 impl Compiler {
     /// A compiler that has compiled nothing yet.
-    pub fn new(parts: CompilerParts) -> Self {
+    pub fn new(mut parts: CompilerParts) -> Self {
+        let hosts = std::mem::take(&mut parts.hosts);
         Self {
             parts,
             tls: TlsCache::default(),
             breakers: Breakers::default(),
             gateways: Arc::default(),
-            known_gateways: KnownGateways::default(),
+            known_gateways: KnownGateways::new(hosts),
             before: HashMap::new(),
             naming: Naming::default(),
             pinned: Pinned::default(),
@@ -121,11 +125,8 @@ impl Compiler {
 
     /// The snapshot of a world.
     pub fn compile(&mut self, world: &World) -> Outcome {
-        if self.gateways != world.gateways {
-            // What is served elsewhere is made of them.
-            self.forget();
-            self.gateways = Arc::clone(&world.gateways);
-        }
+        let moved = self.gateways != world.gateways;
+        self.gateways = Arc::clone(&world.gateways);
         let (mut faults, mut replaced) = (Vec::new(), Replaced::default());
         let mut compiled = HashMap::with_capacity(world.slugs.len());
         for (slug, org) in &world.slugs {
@@ -133,8 +134,10 @@ impl Compiler {
                 continue;
             };
             let now = match self.before.remove(org) {
-                Some(same) if Arc::ptr_eq(&same.state, state) && *same.slug == **slug => same,
-                before => self.org(slug, state, before, &mut replaced),
+                Some(same) if !moved && Arc::ptr_eq(&same.state, state) && *same.slug == **slug => {
+                    same
+                }
+                before => self.org(slug, state, (before, moved), &mut replaced),
             };
             faults.extend(now.faults.iter().cloned());
             compiled.insert(*org, now);
@@ -155,12 +158,13 @@ impl Compiler {
         Outcome { snapshot, faults }
     }
 
-    /// An organisation's forms in what it is now, made of those `before`.
+    /// An organisation's forms in what it is now, made of those `before`, and of the gateways,
+    /// which may have `moved`.
     fn org(
         &mut self,
         slug: &str,
         state: &Arc<OrgState>,
-        mut before: Option<Compiled>,
+        (mut before, moved): (Option<Compiled>, bool),
         replaced: &mut Replaced,
     ) -> Compiled {
         if let Some(renamed) = before.take_if(|before| *before.slug != *slug) {
@@ -180,9 +184,13 @@ impl Compiler {
             faulty: BTreeSet::new(),
         });
         let objects = &state.config.objects;
+        let own_region = &self.parts.keyring.region;
         let is_due = |(id, proxy): &(ProxyId, &Proxy)| {
+            // What is served elsewhere is made of the gateways.
+            let led = || moved && !proxy.is_served_in(own_region);
+            let is_touched = |touched: &Touched| touched.touches(*id, proxy) || led();
             let touched = touched.as_ref();
-            touched.is_none_or(|touched| now.faulty.contains(id) || touched.touches(*id, proxy))
+            touched.is_none_or(|touched| now.faulty.contains(id) || is_touched(touched))
         };
         let due: Vec<(ProxyId, &Proxy)> = objects.proxies().filter(is_due).collect();
         let is_gone = |id: &ProxyId| !objects.contains_key(&ObjectId::Proxy(*id));
@@ -226,7 +234,6 @@ impl Compiler {
             target_credentials: HashMap::new(),
         };
         now.faulty.clear();
-        let at = jiff::Timestamp::now();
         for (id, proxy) in due {
             match scope.proxy(id, proxy).map(Arc::new) {
                 Ok(form) => {
@@ -242,18 +249,11 @@ impl Compiler {
                 Err(fault) => {
                     scope.fault(ObjectId::Proxy(id), fault);
                     now.faulty.insert(id);
-                    if let Some(stays) = now.proxies.get(&id) {
-                        stays.version.ends();
-                        // What is over is over in its last good form as well.
-                        stays.revoke(&state.retired);
-                        let target = stays.target_credential.as_ref();
-                        if target.is_some_and(|target| target.is_over(&state.retired, at)) {
-                            let gone = now.proxies.remove(&id);
-                            replaced
-                                .gone
-                                .extend(gone.map(|form| (now.slug.clone(), form)));
-                        }
-                    }
+                    let own_region = &scope.compiler.parts.keyring.region;
+                    let gone = last_good(&mut now.proxies, (id, proxy), state, own_region);
+                    replaced
+                        .gone
+                        .extend(gone.map(|form| (now.slug.clone(), form)));
                 }
             }
         }

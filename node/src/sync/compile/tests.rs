@@ -116,6 +116,7 @@ impl Bench {
                 default_org: "acme".into(),
                 metrics: Metrics::default(),
                 health_checks: HealthChecks::new(Default::default()),
+                hosts: Hosts::default(),
             }),
             config: OrgConfig::genesis(OrgId::from_bits(ORG), epoch),
             gateways: Gateways::default(),
@@ -178,6 +179,46 @@ impl Bench {
         assert_eq!(compiled.snapshot.names(), names);
         self.snapshot = Some(compiled.snapshot);
         [1, 2].map(|bits| forms.get(&ProxyId::from_bits(bits)).cloned())
+    }
+
+    /// Compiles a version in which the first proxy is changed and cannot be compiled; says whether
+    /// its last good form is still in effect.
+    fn break_one(&mut self, change: fn(&mut Proxy)) -> bool {
+        let mut config = self.config.clone();
+        let object = Arc::make_mut(config.objects.get_mut(&proxy(1)).unwrap());
+        let Body::Proxy(broken) = &mut object.body else {
+            panic!("it is a proxy");
+        };
+        change(broken);
+        let missing = CredentialId::from_bits(99);
+        broken.proxy_credential_ids.push(missing);
+        self.revision += 1;
+        let org = self.config.org;
+        let state = OrgState {
+            config: Arc::new(config),
+            sealed: Arc::default(),
+            sealed_whole: true,
+            retired: Arc::default(),
+        };
+        let world = World {
+            revision: proto::store::Revision(self.revision),
+            orgs: [(org, Arc::new(state))].into(),
+            slugs: [("acme".to_owned(), org)].into(),
+            gateways: Arc::new(self.gateways.clone()),
+            ..World::default()
+        };
+        let compiled = self.compiler.compile(&world);
+        let [fault] = &compiled.faults[..] else {
+            panic!("{:?}", compiled.faults);
+        };
+        assert_eq!(fault.object, Some(proxy(1)));
+        let id = ProxyId::from_bits(1);
+        let found = compiled
+            .snapshot
+            .find(&id.to_string(), jiff::Timestamp::now());
+        let stays = self.compiler.before[&org].proxies.contains_key(&id);
+        assert_eq!(found.is_some(), stays);
+        stays
     }
 }
 
@@ -483,6 +524,7 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
         ("local", "https://here.invalid"),
         ("ap", "https://ap.invalid/base"),
         ("eu", "http://eu.invalid:81"),
+        ("mars", "https://mars.invalid:port"),
     ]);
     let pin = update(proxy(1), |body| {
         if let Body::Proxy(proxy) = body {
@@ -523,7 +565,7 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
     // A region that moves is dialled where it is now; what stays is measured already.
     bench.gateways = known(&[("eu", "http://eu2.invalid"), ("ap", "https://ap.invalid")]);
     let [moved, same] = bench.publish(vec![]).map(Option::unwrap);
-    assert!(same.elsewhere.is_none());
+    assert!(Arc::ptr_eq(&same, &other), "it is not made of gateways");
     let moved = moved.elsewhere.as_ref().unwrap();
     assert!(moved.gateways[1].url.starts_with("http://eu2.invalid/"));
     assert!(Arc::ptr_eq(
@@ -537,6 +579,62 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
     });
     let [served, _] = bench.publish(vec![back]).map(Option::unwrap);
     assert!(served.elsewhere.is_none() && served.destinations.len() == 1);
+}
+
+type Row = (&'static str, fn(&mut Proxy), bool);
+
+#[actix_rt::test]
+async fn a_last_good_form_gives_nothing_that_was_taken_away_since() {
+    let here: [Row; 5] = [
+        ("nothing", |_| {}, true),
+        (
+            "its place",
+            |proxy| proxy.regions = vec!["eu".into()],
+            false,
+        ),
+        ("its being active", |proxy| proxy.active = false, false),
+        (
+            "a caller",
+            |proxy| proxy.proxy_credential_ids.clear(),
+            false,
+        ),
+        (
+            "what it sends on",
+            |proxy| proxy.target_credential_id = Some(CredentialId::from_bits(9)),
+            false,
+        ),
+    ];
+    for (taken, change, expected) in here {
+        assert_eq!(Bench::new().break_one(change), expected, "{taken}");
+    }
+    let elsewhere: [Row; 2] = [
+        ("nothing", |_| {}, true),
+        (
+            "its place",
+            |proxy| proxy.regions = vec!["ap".into()],
+            false,
+        ),
+    ];
+    for (taken, change, expected) in elsewhere {
+        let mut bench = Bench::new();
+        let gateways =
+            ["ap", "eu"].map(|name| (name.to_owned(), format!("https://{name}.invalid")));
+        bench.gateways.urls = gateways.into();
+        bench.publish(vec![update(proxy(1), |body| {
+            if let Body::Proxy(proxy) = body {
+                proxy.regions = vec!["eu".into()];
+            }
+        })]);
+        assert_eq!(bench.break_one(change), expected, "elsewhere: {taken}");
+    }
+}
+
+#[actix_rt::test]
+async fn last_good_forms_stay_when_gateways_move() {
+    let mut bench = Bench::new();
+    assert!(bench.break_one(|_| {}));
+    bench.gateways.urls = [("eu".into(), "https://eu.invalid".into())].into();
+    assert!(bench.break_one(|_| {}));
 }
 
 #[tokio::test]
