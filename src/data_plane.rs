@@ -120,6 +120,7 @@ impl DataPlane {
             default_org: settings.gateway.default_org.clone(),
             metrics: shared.metrics.clone(),
             health_checks: HealthChecks::new(shared.upstream.clone()),
+            hosts: shared.upstream.hosts.clone(),
         });
         let world = worlds.borrow_and_update().clone();
         let first = compiler.compile(&world);

@@ -23,10 +23,13 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use proto::hosts::Origin;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::upstream::{Host, Hosts, Resolver};
 
 /// How often a gateway is dialled that did not answer lately.
 const EVERY: Duration = Duration::from_millis(150);
@@ -43,6 +46,8 @@ const USED_FOR: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(5);
 /// How often one that is gone is dialled while nobody uses it.
 const SOUGHT_EVERY: Duration = Duration::from_secs(1);
+/// Addresses of a gateway that are dialled, side by side.
+const ADDRESSES_MAX: usize = 8;
 /// Distance of a gateway that was never reached.
 const UNMEASURED: u32 = u32::MAX;
 /// No dials are going on.
@@ -52,6 +57,10 @@ const NOT_DIALLED: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Gateway {
     address: (String, u16),
+    /// The same as a host; none where it is no host, and so is never there.
+    host: Option<Host>,
+    /// As requests to it are resolved: the machine's own names are not what they go to.
+    resolver: Arc<Resolver>,
     started: Instant,
     /// Milliseconds since `started` at which a request last asked for it; 0 before the first.
     used_ms: AtomicU64,
@@ -77,9 +86,11 @@ struct Reached {
 }
 
 impl Gateway {
-    fn new(origin: &Origin) -> Self {
+    fn new(origin: &Origin, resolver: Arc<Resolver>) -> Self {
         Self {
             address: (origin.host.trim_matches(['[', ']']).to_owned(), origin.port),
+            host: Host::parse(&origin.host).ok(),
+            resolver,
             started: Instant::now(),
             used_ms: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
@@ -165,23 +176,27 @@ impl Gateway {
         is_waited_for || (used_ms != 0 && u128::from(since_ms) < USED_FOR.as_millis())
     }
 
-    /// Dials it; says whether that came through.
+    /// Dials it; says whether that came through. The time is for all of it, so that no more than a
+    /// few dials are under way where nothing answers, DNS or gateway.
     async fn dial(self: Arc<Self>) -> bool {
-        let (host, port) = &self.address;
-        let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else {
+        let Ok(Some(begun)) = timeout(GONE_AFTER, self.connect()).await else {
             return false;
         };
-        for address in addresses {
-            let begun = Instant::now();
-            if let Ok(Ok(_)) = timeout(GONE_AFTER, TcpStream::connect(address)).await {
-                let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
-                self.measured(us.max(1));
-                let came = Instant::now();
-                self.reached.send_replace(Some(Reached { begun, came }));
-                return true;
-            }
-        }
-        false
+        let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.measured(us.max(1));
+        let came = Instant::now();
+        self.reached.send_replace(Some(Reached { begun, came }));
+        true
+    }
+
+    /// Connects to whichever of its addresses answers first; gives when that began.
+    async fn connect(&self) -> Option<Instant> {
+        let addresses = self.resolver.resolve(self.host.as_ref()?).await.ok()?;
+        let begun = Instant::now();
+        let connect = |address| Box::pin(TcpStream::connect((address, self.address.1)));
+        let dials = addresses.into_iter().take(ADDRESSES_MAX).map(connect);
+        select_ok(dials).await.ok()?;
+        Some(begun)
     }
 
     /// A dial took so long.
@@ -278,18 +293,29 @@ async fn look_after(gateway: Weak<Gateway>) {
 
 /// The gateways in use, found again when a new version is compiled.
 #[derive(Debug, Default)]
-pub struct KnownGateways(Mutex<HashMap<String, Weak<Gateway>>>);
+pub struct KnownGateways {
+    known: Mutex<HashMap<String, Weak<Gateway>>>,
+    resolver: Arc<Resolver>,
+}
 
 impl KnownGateways {
+    /// None yet. `hosts` are the operator's `dial_guard.hosts_file`.
+    pub fn new(hosts: Hosts) -> Self {
+        Self {
+            known: Mutex::default(),
+            resolver: Arc::new(Resolver::new(hosts)),
+        }
+    }
+
     /// The gateway at an origin.
     pub fn at(&self, origin: &Origin) -> Arc<Gateway> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = origin.to_string();
         if let Some(gateway) = known.get(&key).and_then(Weak::upgrade) {
             return gateway;
         }
         known.retain(|_, gateway| gateway.strong_count() > 0);
-        let gateway = Arc::new(Gateway::new(origin));
+        let gateway = Arc::new(Gateway::new(origin, Arc::clone(&self.resolver)));
         // Compiling happens in a runtime, but for tests of the compiler alone.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(look_after(Arc::downgrade(&gateway)));
@@ -342,6 +368,19 @@ mod tests {
         let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         gateway.use_it();
         until(|| gateway.is_there()).await;
+    }
+
+    #[tokio::test]
+    async fn it_is_dialled_where_its_requests_go() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // One address after the other that does not answer would take all the time.
+        let addresses = ["::1", "127.0.0.1"].map(|ip| ip.parse().unwrap());
+        let known = KnownGateways::new([("gw.test".to_owned(), addresses.into())].into());
+        let url = url::Url::parse(&format!("http://gw.test:{port}")).unwrap();
+        let gateway = known.at(&Origin::of(&url).unwrap());
+        let mut reached = gateway.reached.subscribe();
+        reached.wait_for(Option::is_some).await.unwrap();
     }
 
     #[tokio::test]

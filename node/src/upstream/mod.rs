@@ -62,7 +62,7 @@ pub use resolve::{Hosts, ResolveError};
 
 use crate::body::RequestBody;
 use acquire::Pools;
-use resolve::Resolver;
+pub(crate) use resolve::Resolver;
 
 /// What one worker's client is made of.
 #[derive(Clone, Debug, Default)]

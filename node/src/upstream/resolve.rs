@@ -1,13 +1,14 @@
-//! Names to addresses, for the dialler only.
+//! Names to addresses, for what dials only.
 //!
 //! Names are absolute: no search domains, because `api` must never become
 //! `api.internal.example`; and the machine's hosts file is not read, since what it names is ours,
 //! not the tenant's. The operator's own file (`dial_guard.hosts_file`) is given as a map. Whatever
 //! comes out is judged by `address.rs` afterwards; nothing here decides what may be reached.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -59,23 +60,31 @@ pub(super) fn known(name: &str, hosts: &Hosts) -> Option<Vec<IpAddr>> {
     is_local.then(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
 }
 
-/// The resolver of one worker.
-pub(super) struct Resolver {
+/// The resolver of one worker, or of what looks after gateways.
+#[derive(Default)]
+pub(crate) struct Resolver {
     hosts: Hosts,
     /// Built on the first name that needs it: a node without names to resolve needs no DNS.
-    dns: OnceCell<TokioResolver>,
+    dns: OnceLock<TokioResolver>,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.hosts.len();
+        write!(f, "Resolver({hosts} known names)")
+    }
 }
 
 impl Resolver {
-    pub(super) fn new(hosts: Hosts) -> Self {
+    pub(crate) fn new(hosts: Hosts) -> Self {
         Self {
             hosts,
-            dns: OnceCell::new(),
+            dns: OnceLock::new(),
         }
     }
 
     /// All addresses of a host, IPv4 first; at least one.
-    pub(super) async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(crate) async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, ResolveError> {
         let name = match host {
             Host::Literal(ip) => return Ok(vec![*ip]),
             Host::Name(name) => name,
