@@ -322,6 +322,14 @@ fn full(path: &Path) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(revision(&*store).await, last.next());
+        // All of it at once, where an operator asks for it.
+        while store.txn(large()).await.is_ok() {}
+        let taken = async || store.sizes().await.expect("a size")[0].bytes;
+        let before = taken().await;
+        store.reclaim_space().await.expect("space");
+        let after = taken().await;
+        assert!(after < before / 2, "{after} of {before}");
+        store.txn(large()).await.expect("a write");
     });
 }
 

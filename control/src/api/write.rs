@@ -288,8 +288,8 @@ pub fn refusal(error: PublishError) -> Refusal {
         }
         PublishError::Store(StoreError::Full(_)) => {
             let detail = format!(
-                "{words}; nothing was changed; traffic goes on; make room on its disk, or have \
-                 etcd give back what old changes take: `requestrocket recover --space`"
+                "{words}; nothing was changed; traffic goes on; `requestrocket recover --space` \
+                 gives back at once what old changes take"
             );
             Refusal::new(Code::StoreFull, detail)
         }

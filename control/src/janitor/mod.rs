@@ -32,7 +32,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::keeping::Keeps;
-use self::seat::Seat;
+pub use self::seat::leads;
+use self::seat::{Failures, Seat};
 use crate::archive::{Archive, ArchiveError};
 use crate::publish::{PublishError, Publisher};
 
@@ -58,7 +59,7 @@ pub struct JanitorOptions {
     /// Time between two rounds.
     pub every: Duration,
     /// Whether the store's history of changes is to be compacted: the embedded store's is, etcd
-    /// compacts itself.
+    /// compacts itself. Such a store has one process.
     pub compacts: bool,
 }
 
@@ -136,14 +137,18 @@ impl Janitor {
         let keep = || seat.keep(publisher.store());
         let keeping = restarts::again("janitor-seat", health.clone(), keep);
         let mut restarts = Restarts::of("janitor", health);
+        let mut failures = Failures::default();
         let rounds = async {
             loop {
                 tokio::time::sleep(self.options.every).await;
                 let Some(ended) = restarts.run(self.round()).await else {
                     continue;
                 };
-                match ended {
-                    Ok(round) if round != Round::default() => tracing::info!(
+                failures.note("no sweep of the store", ended.as_ref().err());
+                if let Ok(round) = ended
+                    && round != Round::default()
+                {
+                    tracing::info!(
                         archived = round.archived,
                         dropped = round.dropped,
                         swept = round.swept,
@@ -152,9 +157,7 @@ impl Janitor {
                         round.archived,
                         round.dropped,
                         round.swept
-                    ),
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!(%error, "no sweep of the store: {error}"),
+                    );
                 }
             }
         };
@@ -181,11 +184,17 @@ impl Janitor {
             }
         })
         .await?;
+        let now = Instant::now();
+        if self.options.compacts {
+            // Before anything that writes, and though nobody leads: a full store refuses both.
+            if let Err(error) = self.compact(now, revision).await {
+                tracing::warn!(%error, "old changes stay in the store: {error}");
+            }
+        }
         let leads = self.seat.leads();
         if leads {
             self.publisher.finish_all_retiring().await?;
         }
-        let now = Instant::now();
         let due = |at: Instant| now.duration_since(at) >= MEND_EVERY;
         if leads && self.mended_at.is_none_or(due) {
             // First: nothing is swept where something cannot be read.
@@ -227,9 +236,6 @@ impl Janitor {
                 Err(JanitorError::Store(error)) => return Err(error),
                 Err(error) => tracing::warn!(%error, "left-over keys are not swept: {error}"),
             }
-        }
-        if leads && self.options.compacts {
-            self.compact(now, revision).await?;
         }
         Ok(round)
     }

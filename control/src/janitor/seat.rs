@@ -13,8 +13,38 @@ use tokio::time::Instant;
 const LEASE: Duration = Duration::from_secs(15);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(5);
+/// Failures one after the other that somebody is told of.
+const TOLD_AT: u32 = 3;
 /// The role, as in [`keys::leader`].
 const ROLE: &str = "janitor";
+
+/// Failures without a success between them: one is usual, several are told once.
+#[derive(Default)]
+pub(super) struct Failures(u32);
+
+impl Failures {
+    /// Notes how a try ended.
+    pub fn note(&mut self, what: &str, error: Option<&StoreError>) {
+        let Some(error) = error else {
+            self.0 = 0;
+            return;
+        };
+        self.0 = self.0.saturating_add(1);
+        match self.0 {
+            TOLD_AT => tracing::warn!(%error, "{what}, {TOLD_AT} times by now: {error}"),
+            _ => tracing::debug!(%error, "{what}: {error}"),
+        }
+    }
+}
+
+/// Whether the control plane of this name leads, as the store has it.
+///
+/// # Errors
+/// The store did not answer.
+pub async fn leads(store: &dyn Store, name: &str) -> Result<bool, StoreError> {
+    let leader = store.get(&keys::leader(ROLE)).await?.value;
+    Ok(leader.is_some_and(|pair| pair.value == name.as_bytes()))
+}
 
 /// See the module.
 pub(super) struct Seat {
@@ -44,9 +74,12 @@ impl Seat {
 
     /// Renews the place until it is dropped.
     pub async fn keep(&self, store: &dyn Store) {
+        let mut failures = Failures::default();
         loop {
-            if let Err(error) = self.renew(store).await {
-                tracing::debug!(%error, "this control plane has no place in the store: {error}");
+            let renewed = self.renew(store).await;
+            let what = "this control plane has no place in the store";
+            failures.note(what, renewed.as_ref().err());
+            if renewed.is_err() {
                 self.set(Held::default());
             }
             tokio::time::sleep(RENEW).await;

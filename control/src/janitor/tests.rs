@@ -16,7 +16,7 @@ use proto::org::{Org, Role};
 use proto::policy::Policy;
 use proto::seal::Keyring;
 use proto::store::ancestry::ancestry;
-use proto::store::embedded::Embedded;
+use proto::store::embedded::{Embedded, EmbeddedOptions};
 use proto::store::follow::Follower;
 use proto::store::{
     At, KeyValue, Lease, LeaseId, Op, Page, Range, Store, StoreFuture, Txn, TxnOutcome, Watch,
@@ -190,8 +190,12 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::with(&EmbeddedOptions::default()).await
+    }
+
+    async fn with(options: &EmbeddedOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let inner = Embedded::open(&dir.path().join("store")).unwrap();
+        let inner = Embedded::open_with(&dir.path().join("store"), options).unwrap();
         let mut scene = Self {
             inner,
             ring: Keyring::generate("eu"),
@@ -1023,4 +1027,43 @@ async fn a_version_without_its_content_is_tried_again() {
     let kept = kept.unwrap();
     assert_eq!(kept.place, Place::Archive);
     plane.publisher.at(scene.org, &kept.record).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_store_forgets_old_changes_though_it_takes_no_leader() {
+    let options = EmbeddedOptions {
+        size_bytes_max: 2 << 20,
+        ..EmbeddedOptions::default()
+    };
+    let scene = Scene::with(&options).await;
+    let ballast = |bytes: usize| Txn {
+        ops: vec![Op::put("ballast", vec![7; bytes])],
+        ..Txn::default()
+    };
+    for bytes in [100_000, 4_000] {
+        while scene.inner.txn(ballast(bytes)).await.is_ok() {}
+    }
+    let newest = scene.inner.get("ballast").await.unwrap().revision;
+    let mut plane = scene.plane("one");
+    assert!(!plane.janitor.seat.leads());
+    let old = Instant::now() - CHANGES_KEPT;
+    plane.janitor.revisions.push_back((old, newest));
+    // What else there is to do may find no room yet.
+    let _ = plane.janitor.round().await;
+    let earlier = Range {
+        prefix: "ballast".into(),
+        after: None,
+        limit: 1,
+        at: Some(Revision(newest.0 - 1)),
+    };
+    let forgotten = scene.inner.range(earlier).await;
+    assert!(
+        matches!(forgotten, Err(StoreError::Compacted(_))),
+        "{forgotten:?}"
+    );
+    // Its rows go between two writes.
+    while scene.inner.txn(ballast(100_000)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    plane.round().await;
 }

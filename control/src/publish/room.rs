@@ -61,9 +61,9 @@ impl Known {
                 member,
                 bytes,
                 quota,
-                "etcd at {member} has taken {bytes} of its {quota} bytes; beyond {REFUSED_PERCENT} \
-                 % nothing is published: `requestrocket recover --space`, or raise its quota and \
-                 `store.quota_bytes`"
+                "the configuration store ({member}) has taken {bytes} of its {quota} bytes; beyond \
+                 {REFUSED_PERCENT} % nothing is published: `requestrocket recover --space`, or \
+                 raise `store.quota_bytes`, and before it the quota of etcd"
             );
         }
         self.was_told = is_told;
@@ -81,7 +81,8 @@ impl Known {
             tracing::warn!(
                 member,
                 bytes,
-                "etcd at {member} grows all the time: is `--auto-compaction-retention` set?"
+                "the configuration store ({member}) grows all the time; if it is etcd, is \
+                 `--auto-compaction-retention` set?"
             );
         }
     }
@@ -136,12 +137,12 @@ impl Publisher {
         if known.members.is_empty() {
             return out;
         }
-        let help = "What a member of etcd has taken of its quota.";
+        let help = "What a member of the store has taken of its quota.";
         let family = out.gauge("requestrocket_store_size_bytes", help);
         for (member, bytes) in &known.members {
             family.with([("member", member.to_string().into())], *bytes);
         }
-        let help = "Beyond this a member of etcd takes no writes (`store.quota_bytes`).";
+        let help = "Beyond this a member of the store takes no writes (`store.quota_bytes`).";
         let family = out.gauge("requestrocket_store_quota_bytes", help);
         family.is(known.quota_bytes);
         out

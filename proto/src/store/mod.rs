@@ -272,9 +272,9 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// What a member of the store has taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberSize {
-    /// Its address.
+    /// Its address, or the name of its file.
     pub member: String,
-    /// Bytes of its file; what a quota counts.
+    /// Bytes of its file that a quota counts.
     pub bytes: u64,
 }
 
@@ -312,12 +312,12 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets old changes and gives the space that they took back, so that a store that was full
     /// takes writes again. May take minutes, in which members do not answer, one at a time.
     fn reclaim_space(&self) -> StoreFuture<'_, ()> {
-        let why = "this store gives space back by itself; its disk is full";
-        Box::pin(async move { Err(StoreError::Full(why.into())) })
+        let why = "this store gives no space back";
+        Box::pin(async move { Err(StoreError::Invalid(why.into())) })
     }
 
-    /// What each member of the store has taken of its quota. Members that do not answer are left
-    /// out; a store that gives space back by itself has none.
+    /// What each member of the store has taken of its quota; the embedded store is one. Members
+    /// that do not answer are left out.
     fn sizes(&self) -> StoreFuture<'_, Vec<MemberSize>> {
         Box::pin(async { Ok(Vec::new()) })
     }

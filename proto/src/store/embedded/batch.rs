@@ -13,6 +13,15 @@ use crate::store::{At, Compare, Lease, LeaseId, Op, Revision, StoreError, Txn, T
 /// Leases that may live at a time; more point to an owner that does not know it has one.
 const LEASES_MAX: i64 = 100_000;
 
+/// Rows that a compaction looks at next, and whether each is forgotten. `id` grows with `revision`:
+/// without the last one the rest of the table would be read for rows that it does not have.
+pub(super) const SWEPT: &str = "
+SELECT id, deleted OR EXISTS (SELECT 1 FROM kv AS later WHERE later.key = kv.key
+    AND later.revision > kv.revision AND later.revision <= ?2)
+FROM kv WHERE id > ?1 AND revision < ?2 AND id <= (
+    SELECT id FROM kv WHERE revision < ?2 ORDER BY revision DESC, id DESC LIMIT 1)
+ORDER BY id LIMIT ?3";
+
 /// Changes that are not yet committed.
 pub(super) struct Batch<'c> {
     db: &'c Connection,
@@ -157,16 +166,26 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
+    /// Marks all history as forgotten; gives what removes its rows.
+    pub(super) fn forget(&mut self) -> Result<Sweep, Fault> {
+        let until = self.revision;
+        self.compact(until)?;
+        Ok(Sweep { until, row: 0 })
+    }
+
+    /// Fails where writes are not taken, as it is now.
+    pub(super) fn takes_writes(&mut self) -> Result<(), Fault> {
+        let room = self.room.as_mut();
+        let why = room.and_then(|room| room.refuses_still(self.db, Instant::now()));
+        why.map_or(Ok(()), |why| Err(why.clone().into()))
+    }
+
     /// Removes forgotten rows among the next `rows_max`; `None` when none are left to look at.
     ///
     /// Rows at the compacted revision stay, deletions too, as a watch may begin there. Rows go in
     /// ascending order: a deletion never goes before the values that it hides.
     pub(super) fn sweep(&mut self, sweep: Sweep, rows_max: usize) -> Result<Option<Sweep>, Fault> {
-        let mut statement = self.db.prepare_cached(
-            "SELECT id, deleted OR EXISTS (SELECT 1 FROM kv AS later WHERE later.key = kv.key
-                 AND later.revision > kv.revision AND later.revision <= ?2)
-             FROM kv WHERE id > ?1 AND revision < ?2 ORDER BY id LIMIT ?3",
-        )?;
+        let mut statement = self.db.prepare_cached(SWEPT)?;
         let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
         let found = statement.query_map(params![sweep.row, sweep.until.0, limit], |row| {
             Ok((row.get(0)?, row.get(1)?))

@@ -47,6 +47,15 @@ pub(super) fn nothing_done(error: &rusqlite::Error) -> StoreError {
     }
 }
 
+/// The kind of an error while the file is opened. Reading alone fails for a disk that is full, where
+/// there is no room for the log's index.
+pub(super) fn not_opened(error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::SystemIoFailure) => StoreError::Full(error.to_string()),
+        _ => nothing_done(error),
+    }
+}
+
 /// The kind of an error of a commit.
 ///
 /// After a failed write or fsync the commit may or may not be found in the log when it is read the
@@ -79,6 +88,8 @@ mod tests {
             let found = kind(commit_failed(&failure(code)));
             assert!(found.starts_with(at_commit), "{code} at commit: {found}");
         };
+        let opening = not_opened(&failure(ffi::SQLITE_IOERR_SHMSIZE));
+        assert!(matches!(opening, StoreError::Full(_)), "{opening:?}");
         check(ffi::SQLITE_FULL, "Full", "Full");
         check(ffi::SQLITE_BUSY, "Unavailable", "Unavailable");
         check(ffi::SQLITE_IOERR, "Unavailable", "OutcomeUnknown");

@@ -7,9 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, DEFAULT_NAME, FileControl, OpenFlags};
 
-use super::fault::nothing_done;
+use super::fault::not_opened;
 use crate::store::StoreError;
 
 /// Marks the file as ours in SQLite's header ("RRkv").
@@ -87,9 +87,15 @@ impl DataFile {
         }
         let opened = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
             .and_then(|db| db.busy_timeout(BUSY_TIMEOUT).map(|()| db));
-        let checked = opened.map_err(|error| nothing_done(&error));
+        let checked = opened.map_err(|error| not_opened(&error));
         let checked = checked.and_then(|db| is_fresh(&db).map(drop));
         checked.map_err(|error| named(path, error))
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
     }
 
     /// The only connection that writes, with the tables in place and the file checked.
@@ -104,15 +110,20 @@ impl DataFile {
     pub(super) fn open_reader(&self) -> Result<Connection, StoreError> {
         let db = self.connect()?;
         db.pragma_update(None, "query_only", true)
-            .map_err(|error| named(&self.path, nothing_done(&error)))?;
+            .map_err(|error| named(&self.path, not_opened(&error)))?;
         Ok(db)
     }
 
     fn connect(&self) -> Result<Connection, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let opened = Connection::open_with_flags(&self.path, flags)
-            .and_then(|db| db.busy_timeout(BUSY_TIMEOUT).map(|()| db));
-        opened.map_err(|error| named(&self.path, nothing_done(&error)))
+        let opened = Connection::open_with_flags(&self.path, flags).and_then(|db| {
+            db.busy_timeout(BUSY_TIMEOUT)?;
+            // The log and its index stay when the file is closed: on a full disk the next start
+            // would find no room for them. The writer closes last, and empties the log.
+            db.file_control(DEFAULT_NAME, FileControl::PersistWal(&mut 1))?;
+            Ok(db)
+        });
+        opened.map_err(|error| named(&self.path, not_opened(&error)))
     }
 }
 
@@ -138,7 +149,11 @@ fn private() -> OpenOptions {
 }
 
 fn cannot(verb: &str, path: &Path, error: &io::Error) -> StoreError {
-    StoreError::Unavailable(format!("cannot {verb} {}: {error}", path.display()))
+    let text = format!("cannot {verb} {}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull => StoreError::Full(text),
+        _ => StoreError::Unavailable(text),
+    }
 }
 
 /// SQLite would create the file readable by all; and its log takes the file's mode.
@@ -161,13 +176,13 @@ fn create(path: &Path) -> Result<(), StoreError> {
 fn prepare(db: &Connection, size_bytes_max: u64) -> Result<(), StoreError> {
     // Before anything is written: the file may belong to another program.
     let fresh = is_fresh(db)?;
-    configure(db, size_bytes_max).map_err(|error| nothing_done(&error))?;
+    configure(db, size_bytes_max).map_err(|error| not_opened(&error))?;
     if fresh {
-        return lay_out(db).map_err(|error| nothing_done(&error));
+        return lay_out(db).map_err(|error| not_opened(&error));
     }
     let verdict: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|error| nothing_done(&error))?;
+        .map_err(|error| not_opened(&error))?;
     if verdict == "ok" {
         Ok(())
     } else {
@@ -178,7 +193,7 @@ fn prepare(db: &Connection, size_bytes_max: u64) -> Result<(), StoreError> {
 fn is_fresh(db: &Connection) -> Result<bool, StoreError> {
     let read = |sql: &str| -> Result<i32, StoreError> {
         db.query_row(sql, [], |row| row.get(0))
-            .map_err(|error| nothing_done(&error))
+            .map_err(|error| not_opened(&error))
     };
     if read("SELECT count(*) FROM sqlite_schema")? == 0 {
         return Ok(true);

@@ -23,6 +23,9 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 /// One reading of changes ends with the revision that reaches this number of them.
 const CHANGES_READ_MAX: usize = 256;
 
+/// Revisions that are read before the time is looked at: most may be of keys outside the span.
+const REVISIONS_READ_MAX: i64 = 10_000;
+
 /// What is known of a key's newest row without reading its value.
 pub(super) struct Head {
     pub(super) create_revision: Revision,
@@ -149,45 +152,81 @@ pub(super) fn not_reached(asked: Revision, newest: Revision) -> StoreError {
     ))
 }
 
-/// The changes of a span's keys from a revision on, whole revisions only.
-pub(super) fn changes(db: &Connection, span: &Span, from: Revision) -> Result<Changes, Fault> {
+/// The changes of a span's keys from a revision on, whole revisions only; ends early at `deadline`,
+/// with what was read.
+pub(super) fn changes(
+    db: &Connection,
+    span: &Span,
+    from: Revision,
+    deadline: Instant,
+) -> Result<Changes, Fault> {
     let oldest = compacted(db)?;
     if from < oldest {
         return Err(StoreError::Compacted(Some(oldest)).into());
     }
-    let newest = revision(db)?;
-    // Told which index to use: SQLite would rather sort all changes of the span's keys.
-    let mut statement = db.prepare_cached(
-        "SELECT key, revision, create_revision, version, deleted, lease, value
-         FROM kv INDEXED BY kv_revision
-         WHERE revision >= ?1 AND key >= ?2 AND key < ?3 ORDER BY revision, id",
-    )?;
-    let mut rows = statement.query(params![from.0, span.start, span.end])?;
-    let mut changes: Vec<Change> = Vec::new();
-    let (mut events, mut value_bytes) = (0_usize, 0_usize);
-    while let Some(row) = rows.next()? {
-        let revision = Revision(row.get(1)?);
-        let full = events >= CHANGES_READ_MAX || value_bytes >= PAGE_BYTES_MAX;
-        match changes.last_mut().filter(|last| last.revision == revision) {
-            Some(last) => last.events.push(event(row)?),
-            None if full => {
-                return Ok(Changes {
-                    changes,
-                    next: revision,
-                });
+    let end = revision(db)?.next();
+    let mut found = Found::default();
+    let mut next = from;
+    while next < end {
+        let until = Revision(next.0.saturating_add(REVISIONS_READ_MAX)).min(end);
+        match found.read(db, span, next..until)? {
+            Some(unread) => {
+                next = unread;
+                break;
             }
-            None => changes.push(Change {
-                revision,
-                events: vec![event(row)?],
-            }),
+            None => next = until,
         }
-        events += 1;
-        value_bytes = value_bytes.saturating_add(row.get_ref(6)?.as_blob().map_or(0, <[u8]>::len));
+        if Instant::now() > deadline {
+            break;
+        }
     }
-    Ok(Changes {
-        changes,
-        next: from.max(newest.next()),
-    })
+    let changes = found.changes;
+    Ok(Changes { changes, next })
+}
+
+/// Changes that are being read.
+#[derive(Default)]
+struct Found {
+    changes: Vec<Change>,
+    events: usize,
+    value_bytes: usize,
+}
+
+impl Found {
+    /// Reads those of some revisions; gives the one at which it was enough.
+    fn read(
+        &mut self,
+        db: &Connection,
+        span: &Span,
+        revisions: std::ops::Range<Revision>,
+    ) -> Result<Option<Revision>, Fault> {
+        // Told which index to use: SQLite would rather sort all changes of the span's keys.
+        let mut statement = db.prepare_cached(
+            "SELECT key, revision, create_revision, version, deleted, lease, value
+             FROM kv INDEXED BY kv_revision
+             WHERE revision >= ?1 AND revision < ?2 AND key >= ?3 AND key < ?4
+             ORDER BY revision, id",
+        )?;
+        let (from, until) = (revisions.start.0, revisions.end.0);
+        let mut rows = statement.query(params![from, until, span.start, span.end])?;
+        while let Some(row) = rows.next()? {
+            let revision = Revision(row.get(1)?);
+            let full = self.events >= CHANGES_READ_MAX || self.value_bytes >= PAGE_BYTES_MAX;
+            let last = self.changes.last_mut();
+            match last.filter(|last| last.revision == revision) {
+                Some(last) => last.events.push(event(row)?),
+                None if full => return Ok(Some(revision)),
+                None => self.changes.push(Change {
+                    revision,
+                    events: vec![event(row)?],
+                }),
+            }
+            self.events += 1;
+            let value_bytes = row.get_ref(6)?.as_blob().map_or(0, <[u8]>::len);
+            self.value_bytes = self.value_bytes.saturating_add(value_bytes);
+        }
+        Ok(None)
+    }
 }
 
 /// Reads the columns key, revision, create_revision, version, deleted, lease, value.

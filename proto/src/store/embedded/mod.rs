@@ -22,15 +22,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::batch::Batch;
 use self::file::DataFile;
 use self::readers::Readers;
 use self::watch::EmbeddedWatch;
-use self::writer::Writer;
+use self::writer::{SWEEP_ROWS_MAX, Writer};
 use super::limits;
 use super::span::Span;
 use super::{
-    At, KeyValue, Lease, LeaseId, Page, Range, Revision, Store, StoreError, StoreFuture, Txn,
-    TxnOutcome, Watch,
+    At, KeyValue, Lease, LeaseId, MemberSize, Page, Range, Revision, Store, StoreError,
+    StoreFuture, Txn, TxnOutcome, Watch,
 };
 
 /// Connections that read at the same time.
@@ -65,7 +66,7 @@ pub struct Embedded {
     revisions: tokio::sync::watch::Receiver<Revision>,
     timeout: Duration,
     // Last, so that the file is given free when the threads are gone.
-    _file: DataFile,
+    file: DataFile,
 }
 
 impl Embedded {
@@ -73,6 +74,7 @@ impl Embedded {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the file cannot be opened or another process has it,
+    /// [`StoreError::Full`] when its disk is full or fails,
     /// [`StoreError::Corrupt`] when it is damaged, another program's, or a later release's; all
     /// name the file.
     pub fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
@@ -104,7 +106,7 @@ impl Embedded {
             readers,
             revisions,
             timeout: options.timeout,
-            _file: file,
+            file,
         }))
     }
 }
@@ -193,6 +195,28 @@ impl Store for Embedded {
             self.writer
                 .run(self.timeout, move |batch| batch.compact(revision))
                 .await
+        })
+    }
+
+    fn reclaim_space(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            let begin = |batch: &mut Batch<'_>| batch.forget();
+            let mut due = Some(self.writer.run(self.timeout, begin).await?);
+            while let Some(slice) = due {
+                let sweep = move |batch: &mut Batch<'_>| batch.sweep(slice, SWEEP_ROWS_MAX);
+                due = self.writer.run(self.timeout, sweep).await?;
+            }
+            let takes_writes = |batch: &mut Batch<'_>| batch.takes_writes();
+            self.writer.run(self.timeout, takes_writes).await
+        })
+    }
+
+    fn sizes(&self) -> StoreFuture<'_, Vec<MemberSize>> {
+        Box::pin(async move {
+            let taken = |db: &rusqlite::Connection, _| Ok(room::taken_bytes(db)?);
+            let bytes = self.readers.run(self.timeout, taken).await?;
+            let member = self.file.name();
+            Ok(vec![MemberSize { member, bytes }])
         })
     }
 }

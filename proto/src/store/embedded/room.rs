@@ -16,6 +16,9 @@ use crate::store::StoreError;
 const PAGES: usize = 16;
 const PAGE_BYTES: usize = 4096;
 
+/// Pages that the largest transaction takes, several times over.
+const PAGES_MAX: usize = 2048;
+
 /// Shortest time between two looks: each writes to a disk that may be busy being repaired.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -48,22 +51,53 @@ impl Room {
         }
         self.lacking.as_ref()
     }
+
+    /// The same after a look, whenever the last one was.
+    pub(super) fn refuses_still(&mut self, db: &Connection, now: Instant) -> Option<&StoreError> {
+        self.next_look = None;
+        self.refuses(db, now)
+    }
+}
+
+/// What is taken of the file's largest size: pages that are free are not.
+pub(super) fn taken_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    let pages = taken_pages(db)?;
+    let page_bytes = number(db, "page_size")?;
+    Ok(pages.saturating_mul(page_bytes).max(0).unsigned_abs())
+}
+
+/// What is full, and what to do, after SQLite said that its file or its disk is.
+pub(super) fn what_is_full(db: &Connection) -> &'static str {
+    match has_pages(db, PAGES_MAX) {
+        Ok(false) => {
+            "the file has its largest size (`store.quota_bytes`); what old changes take comes free \
+             by itself within minutes, and where that is not enough it has to be raised"
+        }
+        _ => "the disk is full; make room there, and writes are taken again by themselves",
+    }
 }
 
 /// Whether there is: within the largest size of the database and on its disk.
 fn is_there(db: &Connection) -> bool {
-    let below_max = may_grow(db).unwrap_or(false);
+    let below_max = has_pages(db, PAGES).unwrap_or(false);
     below_max
         && db
             .path()
             .is_none_or(|path| path.is_empty() || on_disk(path))
 }
 
-fn may_grow(db: &Connection) -> rusqlite::Result<bool> {
-    let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let taken = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
-    let room = number("PRAGMA max_page_count")?.saturating_sub(taken);
-    Ok(usize::try_from(room).is_ok_and(|room| room >= PAGES))
+fn number(db: &Connection, pragma: &str) -> rusqlite::Result<i64> {
+    db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+}
+
+fn taken_pages(db: &Connection) -> rusqlite::Result<i64> {
+    Ok(number(db, "page_count")?.saturating_sub(number(db, "freelist_count")?))
+}
+
+/// Whether the file may take so many pages more.
+fn has_pages(db: &Connection, pages: usize) -> rusqlite::Result<bool> {
+    let room = number(db, "max_page_count")?.saturating_sub(taken_pages(db)?);
+    Ok(usize::try_from(room).is_ok_and(|room| room >= pages))
 }
 
 /// Only a file that is written tells: what a disk says to be free may be others' or not to be had.

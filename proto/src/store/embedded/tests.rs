@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ErrorCode, StatementStatus, ffi, params};
 
-use super::batch::{Batch, Sweep};
+use super::batch::{Batch, SWEPT, Sweep};
 use super::fault::Fault;
 use super::room::Room;
 use super::writer::{QUEUE_MAX, Writer};
 use super::{file, history};
+use crate::store::span::Span;
 use crate::store::{Compare, KeyValue, LeaseId, Op, Range, Revision, StoreError, Txn, TxnOutcome};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -154,6 +155,70 @@ fn a_sweep_removes_what_is_below_and_nothing_that_can_be_read() {
         compact(9);
         assert_eq!(rows(&db), [("kept".into(), 3), ("a".into(), 9)]);
     }
+}
+
+/// It held up the writer for as long as the table is long.
+#[test]
+fn the_end_of_a_sweep_does_not_read_the_rest_of_the_table() {
+    let db = database();
+    let txns: Vec<Txn> = (0..3_000).map(|_| put("a", "1")).collect();
+    apply(&db, &txns);
+    let look = |row: i64| {
+        let mut statement = db.prepare(SWEPT).unwrap();
+        let rows = statement.query_map(params![row, 100, 500], |_| Ok(()));
+        let rows = rows.unwrap().count();
+        (rows, statement.get_status(StatementStatus::VmStep))
+    };
+    let (rows, _) = look(0);
+    assert_eq!(rows, 98, "the revisions 2 to 99");
+    let (rows, steps) = look(98);
+    assert_eq!(rows, 0);
+    assert!(steps < 500, "{steps} steps");
+}
+
+/// The lock file may have been removed.
+#[tokio::test]
+async fn a_second_writer_of_the_same_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let first = Connection::open(&path).unwrap();
+    file::lay_out(&first).unwrap();
+    let (second, _) = Writer::start(Connection::open(&path).unwrap()).unwrap();
+    let (first, _) = Writer::start(first).unwrap();
+    let done = |revision| Ok(TxnOutcome::Committed(Revision(revision)));
+    assert_eq!(run_put(&first, "a").await, done(2));
+    let refused = run_put(&second, "b").await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert_eq!(run_put(&first, "c").await, done(3));
+}
+
+/// Most changes are of keys outside the span: the time is looked at between some of them, and what
+/// was read until then counts.
+#[test]
+fn changes_are_read_until_the_deadline_and_from_there_on() {
+    let db = database();
+    let mut txns: Vec<Txn> = (0..10_500).map(|_| put("b", "1")).collect();
+    txns[3] = put("a", "1");
+    txns.push(put("a", "2"));
+    let newest = apply(&db, &txns).pop().unwrap();
+    let span = Span::new("", "a", None);
+    let read = |from, by| {
+        let found = history::changes(&db, &span, from, by).unwrap();
+        let revisions: Vec<i64> = found.changes.iter().map(|c| c.revision.0).collect();
+        (revisions, found.next)
+    };
+    let (late, long) = (Instant::now(), Instant::now() + LONG);
+    while Instant::now() <= late {}
+    let (found, next) = read(Revision(2), late);
+    assert_eq!(found, [5]);
+    assert!(Revision(5) < next && next < newest);
+    assert_eq!(read(next, late), (vec![newest.0], newest.next()));
+    let all = (vec![5, newest.0], newest.next());
+    assert_eq!(read(Revision(2), long), all);
+    assert_eq!(read(newest.next(), long), (vec![], newest.next()));
 }
 
 /// A job that holds up the writer until told to go on, so that a batch gathers behind it.

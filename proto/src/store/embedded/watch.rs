@@ -47,7 +47,11 @@ impl EmbeddedWatch {
 
     async fn read(&mut self) -> Result<(), StoreError> {
         let (span, from) = (self.span.clone(), self.next);
-        let read = move |db: &rusqlite::Connection, _| history::changes(db, &span, from);
+        // What was read in half of the time is still waited for.
+        let half = self.timeout / 2;
+        let read = move |db: &rusqlite::Connection, by: std::time::Instant| {
+            history::changes(db, &span, from, by.checked_sub(half).unwrap_or(by))
+        };
         let found = self.readers.run(self.timeout, read).await?;
         self.pending = found.changes.into();
         self.next = found.next;

@@ -16,7 +16,7 @@ use super::batch::{Batch, Sweep};
 use super::fault::{Fault, commit_failed, nothing_done};
 use super::history;
 use super::leases::{LeaseChange, LeaseClock};
-use super::room::Room;
+use super::room::{Room, what_is_full};
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// Jobs that may wait; beyond it callers are told that the store is unavailable.
@@ -26,7 +26,7 @@ pub(super) const QUEUE_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 
 /// Rows looked at between two batches while a compaction is being carried out.
-const SWEEP_ROWS_MAX: usize = 500;
+pub(super) const SWEEP_ROWS_MAX: usize = 500;
 
 /// Leases ended in one go.
 const LEASE_ENDS_MAX: usize = 16;
@@ -36,12 +36,11 @@ const REST: Duration = Duration::from_secs(1);
 
 /// A request to the writer: work to do in a batch, and somebody who waits for its result.
 trait Job: Send {
-    /// Does the work; an error means that the whole batch must be rolled back.
+    /// Does the work where somebody still waits; an error means that the whole batch must be
+    /// rolled back.
     fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
     /// Answers, after the batch was committed or why it was not.
     fn finish(self: Box<Self>, end: Result<(), StoreError>);
-    /// Whether somebody still waits.
-    fn is_wanted(&self, now: Instant) -> bool;
 }
 
 struct Task<T, F> {
@@ -57,6 +56,12 @@ where
     F: FnMut(&mut Batch<'_>) -> Result<T, Fault> + Send,
 {
     fn run(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
+        // What it answered in a batch that was rolled back was not done.
+        self.result = None;
+        // Who has given up was told that the outcome is unknown; better that nothing happens.
+        if Instant::now() >= self.deadline || self.reply.is_closed() {
+            return Ok(());
+        }
         self.result = Some(match (self.work)(batch) {
             Ok(value) => Ok(value),
             Err(Fault::Refused(error)) => Err(error),
@@ -74,10 +79,6 @@ where
         let Self { result, reply, .. } = *self;
         // A caller who has given up already takes the outcome for unknown.
         let _ = reply.send(end.and_then(|()| result.unwrap_or_else(not_run)));
-    }
-
-    fn is_wanted(&self, now: Instant) -> bool {
-        now < self.deadline && !self.reply.is_closed()
     }
 }
 
@@ -104,10 +105,11 @@ impl Writer {
             leases_rest_until: None,
             room: Room::default(),
             // A sweep that a crash interrupted begins again; without garbage it finds nothing.
-            sweep: Some(Sweep {
+            sweep: (compacted > Revision::default()).then_some(Sweep {
                 until: compacted,
                 row: 0,
             }),
+            unsure: false,
         };
         let thread = thread::Builder::new()
             .name("store-writer".into())
@@ -191,6 +193,8 @@ struct Thread {
     leases_rest_until: Option<Instant>,
     room: Room,
     sweep: Option<Sweep>,
+    /// Whether the revision may be another one: a commit failed, and it was not read back.
+    unsure: bool,
 }
 
 impl Thread {
@@ -219,12 +223,12 @@ impl Thread {
     }
 
     fn write(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        let end = self.commit(|batch| jobs.iter_mut().try_for_each(|job| run_wanted(job, batch)));
+        let end = self.commit(|batch| jobs.iter_mut().try_for_each(|job| job.run(batch)));
         match end {
             // One of them broke the batch (the largest did not fit the disk): each by itself then.
             Err(End::RolledBack(_)) if jobs.len() > 1 => {
                 for mut job in jobs {
-                    let end = self.commit(|batch| run_wanted(&mut job, batch));
+                    let end = self.commit(|batch| job.run(batch));
                     job.finish(end.map_err(StoreError::from));
                 }
             }
@@ -276,7 +280,15 @@ impl Thread {
         &mut self,
         work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), End> {
-        let done = attempt(&mut self.db, (self.revision, &mut self.room), work);
+        let ours = (!self.unsure).then_some(self.revision);
+        let done = attempt(&mut self.db, (ours, &mut self.room), work);
+        let done = done.map_err(|end| match end {
+            End::RolledBack(StoreError::Full(text)) => {
+                let text = format!("{text}: {}", what_is_full(&self.db));
+                End::RolledBack(StoreError::Full(text))
+            }
+            end => end,
+        });
         match &done {
             Ok(done) => {
                 if done.revision > self.revision {
@@ -290,6 +302,7 @@ impl Thread {
                     self.sweep = Some(Sweep { until, row: 0 });
                 }
                 self.revision = done.revision;
+                self.unsure = false;
             }
             Err(End::RolledBack(error)) => {
                 if matches!(error, StoreError::Full(_) | StoreError::Unavailable(_)) {
@@ -300,8 +313,11 @@ impl Thread {
                 // Who asks whether writes are taken again writes nothing, and would hear yes.
                 self.room
                     .is_lacking(StoreError::Unavailable(error.to_string()));
-                // Read back; while that fails too, the next commit fails with the unique index.
-                self.revision = history::revision(&self.db).unwrap_or(self.revision);
+                // Read back; while that fails too, the next commit goes on from what it finds.
+                match history::revision(&self.db) {
+                    Ok(revision) => (self.revision, self.unsure) = (revision, false),
+                    Err(_) => self.unsure = true,
+                }
             }
         }
         if *self.published.borrow() != self.revision {
@@ -334,15 +350,24 @@ struct Done {
     compacted: Option<Revision>,
 }
 
+/// Begins at the revision that the file has, which must be `ours` where that is known.
 fn attempt(
     db: &mut Connection,
-    (revision, room): (Revision, &mut Room),
+    (ours, room): (Option<Revision>, &mut Room),
     work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()>,
 ) -> Result<Done, End> {
     let rolled_back = |error: rusqlite::Error| End::RolledBack(nothing_done(&error));
     let transaction = db
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(rolled_back)?;
+    let revision = history::revision(&transaction).map_err(rolled_back)?;
+    if ours.is_some_and(|ours| ours != revision) {
+        let why = format!(
+            "somebody else writes to the store's file: it is at revision {revision}; end the other \
+             process, or start this one again where the file was put back"
+        );
+        return Err(End::RolledBack(StoreError::Unavailable(why)));
+    }
     let mut batch = Batch::new(&transaction, revision).within(room);
     work(&mut batch).map_err(rolled_back)?;
     let done = Done {
@@ -359,15 +384,6 @@ fn attempt(
     Ok(done)
 }
 
-/// Who has given up was told that the outcome is unknown; better that nothing happens.
-fn run_wanted(job: &mut Box<dyn Job>, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
-    if job.is_wanted(Instant::now()) {
-        job.run(batch)
-    } else {
-        Ok(())
-    }
-}
-
 fn end_lease(batch: &mut Batch<'_>, lease: LeaseId) -> rusqlite::Result<()> {
     match batch.end_lease(lease) {
         Ok(()) => Ok(()),
@@ -377,5 +393,41 @@ fn end_lease(batch: &mut Batch<'_>, lease: LeaseId) -> rusqlite::Result<()> {
             batch.leases.push(LeaseChange::Ended(lease));
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::file;
+    use crate::store::{Op, Txn};
+
+    #[test]
+    fn what_was_rolled_back_is_not_acknowledged_when_its_time_is_over() {
+        let db = Connection::open_in_memory().unwrap();
+        file::lay_out(&db).unwrap();
+        let txn = Txn {
+            ops: vec![Op::put("a", "1")],
+            ..Txn::default()
+        };
+        let (reply, mut answer) = oneshot::channel();
+        let mut task = Box::new(Task {
+            work: move |batch: &mut Batch<'_>| batch.txn(&txn),
+            result: None,
+            reply,
+            deadline: Instant::now() + Duration::from_secs(60),
+        });
+        let run = |task: &mut Box<Task<_, _>>| {
+            let mut batch = Batch::new(&db, Revision(1));
+            task.run(&mut batch).unwrap();
+            batch.revision()
+        };
+        assert_eq!(run(&mut task), Revision(2));
+        // Somebody else broke the batch, and it is tried by itself too late.
+        task.deadline = Instant::now();
+        assert_eq!(run(&mut task), Revision(1));
+        task.finish(Ok(()));
+        let told = answer.try_recv().unwrap();
+        assert!(matches!(told, Err(StoreError::Unavailable(_))), "{told:?}");
     }
 }
