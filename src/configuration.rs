@@ -30,7 +30,6 @@ use crate::bootstrap::{self, AdminToken};
 use crate::keyrings;
 use crate::permissions;
 use crate::private_file;
-use crate::serve::CannotStart;
 use crate::settings::Settings;
 use crate::stores::{self, StoreKind};
 
@@ -74,8 +73,8 @@ impl Configuration {
         regions: Option<&Regions>,
         background: &Runtime,
     ) -> anyhow::Result<Self> {
-        let archive = Archive::open(&settings.data_dir.join("archive.sqlite"))
-            .map_err(|error| CannotStart(format!("archive.sqlite: {error}")))?;
+        let archive = Archive::open(&stores::archive_file(settings));
+        let archive = archive.map_err(stores::archive_unusable)?;
         let archive = Arc::new(archive);
         let peers = regions.map_or(&[][..], |regions| &regions.peers);
         let others = peers.iter().map(|peer| peer.public.clone()).collect();

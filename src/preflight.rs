@@ -69,6 +69,5 @@ fn of_either(settings: &Settings, keys: &PublicKeyring) -> anyhow::Result<()> {
     otlp::metrics::check(settings).map_err(|error| CannotStart(format!("{error:#}")))?;
     record_store::check(settings)?;
     stores::check(settings)?;
-    let archive = Archive::check(&settings.data_dir.join("archive.sqlite"));
-    Ok(archive.map_err(|error| CannotStart(format!("archive.sqlite: {error}")))?)
+    Archive::check(&stores::archive_file(settings)).map_err(stores::archive_unusable)
 }

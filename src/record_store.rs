@@ -18,7 +18,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::own_secrets;
-use crate::serve::CannotStart;
+use crate::serve::{self, CannotStart};
 use crate::settings::Settings;
 
 /// Longest time that records are gathered, in milliseconds: a node waits 30 s for its batch.
@@ -119,7 +119,7 @@ pub fn open(settings: &Settings, runtime: &Handle) -> anyhow::Result<Arc<Records
 pub fn check(settings: &Settings) -> anyhow::Result<()> {
     match plan(&settings.records)? {
         Some(_) => Ok(()),
-        None => Ok(Records::check(&file(settings)).map_err(unusable)?),
+        None => Records::check(&file(settings)).map_err(unusable),
     }
 }
 
@@ -140,8 +140,8 @@ fn file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("records.sqlite")
 }
 
-fn unusable(error: RecordsError) -> CannotStart {
-    CannotStart(format!("the records file: {error}"))
+fn unusable(error: RecordsError) -> anyhow::Error {
+    serve::unusable(format!("the records file: {error}"), error.is_of_disk())
 }
 
 fn clickhouse(given: &ClickHouseKeys, days: u32) -> anyhow::Result<ClickHouseSettings> {

@@ -24,6 +24,15 @@ use crate::{bootstrap, descriptors, keyrings, logging};
 #[error("{0}")]
 pub struct CannotStart(pub String);
 
+/// A file of `data_dir` cannot be used. Where its disk is full or fails, another start may do
+/// better: then the exit code is not the one after which a service is not started again.
+pub fn unusable(what: String, is_of_disk: bool) -> anyhow::Error {
+    match is_of_disk {
+        true => anyhow::anyhow!("{what}: the disk of `data_dir` is full or fails"),
+        false => CannotStart(what).into(),
+    }
+}
+
 /// Threads of the runtime that serves store, limits and telemetry.
 const BACKGROUND_THREADS: usize = 2;
 

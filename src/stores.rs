@@ -1,11 +1,13 @@
 //! Opens the store that the settings name.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::archive::ArchiveError;
 use proto::keys;
-use proto::store::embedded::Embedded;
+use proto::store::embedded::{Embedded, EmbeddedOptions};
 use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
 use proto::store::{Store, StoreError};
 use proto::tree::SYSTEM_ORG;
@@ -17,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::certificate_files;
 use crate::own_secrets;
-use crate::serve::CannotStart;
+use crate::serve::{self, CannotStart};
 use crate::settings::Settings;
 
 /// Where configuration and tokens are.
@@ -45,7 +47,8 @@ pub struct StoreSettings {
     /// How old the configuration that a node kept on its disk may be, in seconds, when it starts
     /// without the store.
     pub kept_max_s: u64,
-    /// The quota of each etcd member (`--quota-backend-bytes`), in bytes. Beyond 85 % of it nothing
+    /// The quota of each etcd member (`--quota-backend-bytes`), in bytes, or the largest size of the
+    /// embedded store's file. Beyond 85 % of it nothing
     /// is published. 0: nobody looks.
     pub quota_bytes: u64,
 }
@@ -82,12 +85,18 @@ pub enum StoreKind {
 /// Opens the store; etcd need not be reachable yet.
 ///
 /// # Errors
-/// [`CannotStart`]: the file cannot be used, or a setting of etcd is faulty.
+/// [`CannotStart`]: the file cannot be used or was lost, or a setting of etcd is faulty; another
+/// error where the disk is full.
 pub fn open(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     match settings.store.kind {
         StoreKind::Embedded => {
-            let store =
-                Embedded::open(&file(settings)).map_err(|error| CannotStart(error.to_string()))?;
+            let mut options = EmbeddedOptions::default();
+            if settings.store.quota_bytes > 0 {
+                options.size_bytes_max = settings.store.quota_bytes;
+            }
+            not_lost(settings)?;
+            let opened = Embedded::open_with(&file(settings), &options);
+            let store = opened.map_err(unusable)?;
             Ok(store)
         }
         StoreKind::Etcd => {
@@ -106,8 +115,8 @@ pub fn open(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
 pub fn check(settings: &Settings) -> anyhow::Result<()> {
     match settings.store.kind {
         StoreKind::Embedded => {
-            let checked = Embedded::check(&file(settings));
-            Ok(checked.map_err(|error| CannotStart(error.to_string()))?)
+            not_lost(settings)?;
+            Embedded::check(&file(settings)).map_err(unusable)
         }
         StoreKind::Etcd => open(settings).map(drop),
     }
@@ -121,6 +130,39 @@ pub fn used_file(settings: &Settings) -> Option<PathBuf> {
 
 fn file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("store.sqlite")
+}
+
+/// The file of the versions that left the store.
+pub fn archive_file(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("archive.sqlite")
+}
+
+/// That it cannot be used.
+pub fn archive_unusable(error: ArchiveError) -> anyhow::Error {
+    serve::unusable(format!("archive.sqlite: {error}"), error.is_of_disk())
+}
+
+fn unusable(error: StoreError) -> anyhow::Error {
+    serve::unusable(error.to_string(), matches!(error, StoreError::Full(_)))
+}
+
+/// Refuses to make a store beside the archive of one: the first start made both, so the store was
+/// lost, and a new one would be served in its place without a word.
+fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
+    let (store, archive) = (file(settings), archive_file(settings));
+    let is_empty = |path: &Path| match path.metadata() {
+        Ok(found) => found.len() == 0,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
+    if !is_empty(&store) || is_empty(&archive) {
+        return Ok(());
+    }
+    Err(CannotStart(format!(
+        "{} is gone or empty, and {} beside it belongs to what was in it: put the former back from a \
+         backup; to begin anew without it, move the latter away",
+        store.display(),
+        archive.display()
+    )))
 }
 
 /// Between two attempts to reach the store at a start.

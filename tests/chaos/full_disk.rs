@@ -60,6 +60,36 @@ fn refused(gateway: &Gateway, kept: &mut Vec<String>) {
     assert!(detail.contains("nothing was changed"), "{problem}");
 }
 
+/// One process that may call targets of this machine.
+fn standalone() -> Start {
+    Start {
+        mode: "standalone",
+        config: "[policy]\nallow_http = true\n[[dial_guard.permit]]\nnetwork = \"127.0.0.0/8\"\n\
+                 ports = [\"1-65535\"]\norgs = [\"*\"]\n"
+            .into(),
+        ..Start::default()
+    }
+}
+
+#[test]
+fn one_process_that_was_stopped_in_order_starts_on_a_full_disk() {
+    let Some(_one) = cluster::alone() else {
+        return;
+    };
+    let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+    let disk = Disk::mount(folder.path().join("data"), DISK_MIB);
+    let gateway = Gateway::inside(folder.clone(), &standalone());
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    assert_eq!(proxy.get("/").status(), 200);
+    drop(gateway.stop());
+    disk.fill();
+    let gateway = Gateway::inside(folder.clone(), &standalone());
+    let answer = proxy.request("GET", "/").send(&gateway.url);
+    assert_eq!(answer.status(), 200);
+    drop((gateway, disk));
+}
+
 #[test]
 fn one_process_alone_serves_refuses_changes_and_loses_none() {
     let Some(_one) = cluster::alone() else {
@@ -67,13 +97,7 @@ fn one_process_alone_serves_refuses_changes_and_loses_none() {
     };
     let folder = Arc::new(tempfile::tempdir().expect("a folder"));
     let disk = Disk::mount(folder.path().join("data"), DISK_MIB);
-    let start = Start {
-        mode: "standalone",
-        config: "[policy]\nallow_http = true\n[[dial_guard.permit]]\nnetwork = \"127.0.0.0/8\"\n\
-                 ports = [\"1-65535\"]\norgs = [\"*\"]\n"
-            .into(),
-        ..Start::default()
-    };
+    let start = standalone();
     let mut gateway = Gateway::inside(folder.clone(), &start);
     let token = gateway.token.clone();
     let answer = json_answer("200 OK", "{}");

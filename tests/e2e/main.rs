@@ -27,6 +27,7 @@ mod fault;
 mod filters;
 mod first_load;
 mod forwarded;
+mod gone;
 mod handover;
 mod health_checks;
 mod joining;

@@ -8,10 +8,9 @@ use serde_json::json;
 
 use crate::cluster::{self, Cluster};
 use crate::harness::gateway::{Gateway, Start, binary};
-use crate::harness::http::Request;
 
 /// Runs the binary with a configuration; gives its exit code and what it said.
-fn refused(arguments: &[&str], config: &str, environment: &[(&str, &str)]) -> String {
+pub fn refused(arguments: &[&str], config: &str, environment: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config.toml");
     std::fs::write(&file, config).expect("a file");
@@ -284,32 +283,6 @@ fn a_first_start_that_fails_later_leaves_its_token_in_the_file() {
     let control = Gateway::inside(folder, &start);
     let me = control.control_call("GET", "/api/v1/me", Some(&control.token), None);
     assert_eq!(me.status(), 200, "{}", control.ready);
-}
-
-#[test]
-fn a_key_ring_that_is_gone_is_not_made_anew_over_a_store_that_was_filled_with_it() {
-    let gateway = Gateway::start();
-    let (path, key) = gateway.demo();
-    let data = gateway.data_dir();
-    let (_, folder) = gateway.stop();
-    let ring = data.join("keyring.json");
-    let kept = std::fs::read(&ring).expect("the key ring");
-    std::fs::remove_file(&ring).expect("a file");
-    let said = refused(
-        &["dev", "--data-dir", data.to_str().expect("a path")],
-        "",
-        &[],
-    );
-    assert!(
-        said.contains("keyring.json") && said.contains("store.sqlite was filled with one"),
-        "{said}"
-    );
-    assert!(!ring.exists(), "nothing is made");
-    std::fs::write(&ring, kept).expect("a file");
-    let gateway = Gateway::inside(folder, &Start::default());
-    let bearer = format!("Bearer {key}");
-    let answer = Request::new("GET", &path).field("authorization", &bearer);
-    assert_eq!(answer.send(&gateway.url).status(), 200);
 }
 
 #[test]

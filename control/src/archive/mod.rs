@@ -72,6 +72,13 @@ pub enum ArchiveError {
     Unreadable(String),
 }
 
+impl ArchiveError {
+    /// Whether the disk is full or fails: it may do better later.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if private_sqlite::is_of_disk(error))
+    }
+}
+
 impl From<TreeError> for ArchiveError {
     fn from(error: TreeError) -> Self {
         Self::Unreadable(error.to_string())

@@ -14,6 +14,7 @@ mod counted;
 pub mod credential_use;
 pub mod field;
 mod follow;
+mod later;
 mod pending;
 pub mod places;
 mod query;
@@ -34,9 +35,12 @@ use aggregate::{Aggregates, Question};
 use clickhouse::{ClickHouse, ClickHouseSettings};
 use follow::Tails;
 pub use follow::{Following, Tail};
+use later::Later;
 pub use query::{RecordCursor, RecordFilter, StatusFilter};
 pub use retain::{Retention, keep};
 use sqlite::Sqlite;
+
+use crate::private_sqlite;
 
 /// Why the records store did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,13 @@ pub enum RecordsError {
     Unavailable(String),
 }
 
+impl RecordsError {
+    /// Whether the disk is full or fails: it may do better later.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if private_sqlite::is_of_disk(error))
+    }
+}
+
 /// The open store. Clones of an `Arc` of it serve every thread.
 #[derive(Debug)]
 pub struct Records {
@@ -75,7 +86,7 @@ pub struct Records {
 
 #[derive(Debug)]
 enum Store {
-    Sqlite(Box<Sqlite>),
+    Sqlite(Box<Later>),
     ClickHouse(Box<ClickHouse>),
 }
 
@@ -84,10 +95,11 @@ impl Records {
     /// about a minute for a million records; a conversion that breaks off leaves it as it was.
     ///
     /// # Errors
-    /// The file cannot be opened, is no SQLite file, or has a layout that is not known.
+    /// The file cannot be opened, is no SQLite file, or has a layout that is not known. A disk that
+    /// is full or fails is no error yet: it is opened when it is used.
     pub fn open(path: &Path) -> Result<Self, RecordsError> {
         Ok(Self {
-            store: Store::Sqlite(Box::new(Sqlite::open(path)?)),
+            store: Store::Sqlite(Box::new(Later::open(path)?)),
             tails: Tails::default(),
         })
     }
@@ -117,7 +129,7 @@ impl Records {
     /// Nothing of the batch is known to be stored.
     pub fn insert<R: Borrow<Record>>(&self, batch: &[R]) -> Result<usize, RecordsError> {
         match &self.store {
-            Store::Sqlite(store) => store.insert(batch, &self.tails),
+            Store::Sqlite(store) => store.get()?.insert(batch, &self.tails),
             Store::ClickHouse(store) => store.insert(batch, &self.tails),
         }
     }
@@ -146,7 +158,7 @@ impl Records {
     /// The store failed or what it holds is damaged; an unknown id is `None`.
     pub fn get(&self, org: OrgId, id: RequestId) -> Result<Option<Record>, RecordsError> {
         match &self.store {
-            Store::Sqlite(store) => store.get(org, id),
+            Store::Sqlite(store) => store.get()?.get(org, id),
             Store::ClickHouse(store) => store.get(org, id),
         }
     }
@@ -164,7 +176,7 @@ impl Records {
         limit: usize,
     ) -> Result<(Vec<Record>, Option<RecordCursor>), RecordsError> {
         match &self.store {
-            Store::Sqlite(store) => store.list(org, filter, limit),
+            Store::Sqlite(store) => store.get()?.list(org, filter, limit),
             Store::ClickHouse(store) => store.list(org, filter, limit),
         }
     }
@@ -175,7 +187,7 @@ impl Records {
     /// The store failed or what it holds is damaged.
     pub fn aggregate(&self, question: &Question) -> Result<Aggregates, RecordsError> {
         match &self.store {
-            Store::Sqlite(store) => store.aggregate(question),
+            Store::Sqlite(store) => store.get()?.aggregate(question),
             Store::ClickHouse(store) => store.aggregate(question),
         }
     }
@@ -188,7 +200,7 @@ impl Records {
     pub fn retain(&self, retention: Retention, now_us: i64) -> Result<u64, RecordsError> {
         match &self.store {
             Store::Sqlite(store) => {
-                let dropped = store.retain(retention, now_us)?;
+                let dropped = store.get()?.retain(retention, now_us)?;
                 Ok(dropped.unsigned_abs())
             }
             Store::ClickHouse(store) => store.retain(retention),
@@ -198,7 +210,10 @@ impl Records {
     /// Waits until the store has begun another file: there may be more than may be kept.
     pub(crate) async fn grown(&self) {
         match &self.store {
-            Store::Sqlite(store) => store.grown().await,
+            Store::Sqlite(store) => match store.opened() {
+                Some(store) => store.grown().await,
+                None => std::future::pending().await,
+            },
             Store::ClickHouse(_) => std::future::pending().await,
         }
     }
