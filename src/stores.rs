@@ -47,9 +47,8 @@ pub struct StoreSettings {
     /// How old the configuration that a node kept on its disk may be, in seconds, when it starts
     /// without the store.
     pub kept_max_s: u64,
-    /// The quota of each etcd member (`--quota-backend-bytes`), in bytes, or the largest size of the
-    /// embedded store's file. Beyond 85 % of it nothing
-    /// is published. 0: nobody looks.
+    /// The quota of each etcd member (`--quota-backend-bytes`), in bytes, or the largest size of
+    /// the embedded store's file. Beyond 85 % of it nothing is published. 0: nobody looks.
     pub quota_bytes: u64,
 }
 
@@ -158,8 +157,8 @@ fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
         return Ok(());
     }
     Err(CannotStart(format!(
-        "{} is gone or empty, and {} beside it belongs to what was in it: put the former back from a \
-         backup; to begin anew without it, move the latter away",
+        "{} is gone or empty, and {} beside it belongs to what was in it: put the former back from \
+         a backup; to begin anew without it, move the latter away",
         store.display(),
         archive.display()
     )))

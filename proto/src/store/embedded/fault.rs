@@ -47,8 +47,8 @@ pub(super) fn nothing_done(error: &rusqlite::Error) -> StoreError {
     }
 }
 
-/// The kind of an error while the file is opened. Reading alone fails for a disk that is full, where
-/// there is no room for the log's index.
+/// The kind of an error while the file is opened. Reading alone fails for a disk that is full,
+/// where there is no room for the log's index.
 pub(super) fn not_opened(error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::SystemIoFailure) => StoreError::Full(error.to_string()),
