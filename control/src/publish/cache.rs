@@ -1,7 +1,7 @@
 //! One slot per organisation: its queue, and the newest version that was read or made.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::id::OrgId;
@@ -35,6 +35,8 @@ pub(super) struct Slot {
     pub queue: tokio::sync::Mutex<()>,
     /// Bounds who waits for it.
     pub waiting: Semaphore,
+    /// Whether the last publish had to take the turn.
+    pub races: AtomicBool,
     // Held for a clone only, never across an await.
     newest: Mutex<Option<Arc<OrgConfig>>>,
     used: AtomicU64,
@@ -64,6 +66,7 @@ impl Slots {
             Arc::new(Slot {
                 queue: tokio::sync::Mutex::new(()),
                 waiting: Semaphore::new(WAITING_MAX),
+                races: AtomicBool::new(false),
                 newest: Mutex::new(None),
                 used: AtomicU64::new(use_now),
             })

@@ -41,6 +41,7 @@ pub(crate) mod writes;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -287,10 +288,11 @@ impl Publisher {
             .await
             .map_err(|_| PublishError::Contended)?;
         let operations = Arc::from(std::mem::take(&mut publish.operations));
-        let mut turn = Turn::default();
+        let mut turn = Turn::after(slot.races.load(Ordering::Relaxed));
         let outcome = self
             .until_done((&publish, &operations), onto, &mut turn)
             .await;
+        slot.races.store(turn.is_held(), Ordering::Relaxed);
         let Ok(published) = &outcome else {
             turn.leave(&*self.store).await;
             return outcome;

@@ -41,7 +41,12 @@ impl Publisher {
                 }
                 Err(error) => return Err(unsure_or(publish, &unsure, error)),
             };
-            tries = tries.saturating_add(1);
+            // Whose turn it is need not get out of anybody's way.
+            tries = if turn.is_held() {
+                0
+            } else {
+                tries.saturating_add(1)
+            };
             let next = Instant::now() + wait(tries);
             if next >= publish.deadline {
                 return Err(unsure_or(publish, &unsure, passing));

@@ -16,7 +16,7 @@ use proto::store::{Compare, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOu
 
 use super::writes::Writes;
 
-/// Races that may be lost before the turn is taken.
+/// Races that are lost before the turn is taken; one where the publish before had to take it too.
 const LOST_MAX: u32 = 3;
 /// How long a turn outlives a control plane that died with it: less than others have time for.
 const LEASE: Duration = Duration::from_secs(4);
@@ -34,6 +34,17 @@ struct Held {
 }
 
 impl Turn {
+    /// Of a publish that comes after one which had to take the turn, or after none such.
+    pub fn after(races: bool) -> Self {
+        let lost = if races { LOST_MAX - 1 } else { 0 };
+        Self { lost, held: None }
+    }
+
+    /// Whether it is that of this publish, or was until its version came.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Lets a version be made only while nobody else has the turn, and ends an own one with it.
     pub fn guard(&self, org: OrgId, writes: &mut Writes) {
         let key = keys::turn(org);
