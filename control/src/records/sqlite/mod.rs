@@ -16,6 +16,7 @@ mod block;
 mod migrate;
 mod read;
 mod retain;
+mod room;
 mod search;
 mod segments;
 mod sought;
@@ -100,6 +101,8 @@ pub(super) struct Sqlite {
     grown: Notify,
     search_blocks_max: usize,
     segment_bytes_max: u64,
+    /// See [`room::pack`].
+    pack: fn(&Connection) -> rusqlite::Result<()>,
 }
 
 impl Sqlite {
@@ -164,6 +167,7 @@ impl Sqlite {
             grown: Notify::new(),
             search_blocks_max: SEARCH_BLOCKS_MAX,
             segment_bytes_max: SEGMENT_BYTES_MAX,
+            pack: room::pack,
         })
     }
 

@@ -1,10 +1,11 @@
 //! How records are forgotten: whole blocks, the oldest first, and their files with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, Transaction, params};
 
-use super::segments::{GIVES_BACK, Place, Segment};
+use super::room::is_damaged;
+use super::segments::{Place, Segment};
 use super::{RecordsError, Sqlite, locked};
 use crate::records::Retention;
 
@@ -12,8 +13,10 @@ use crate::records::Retention;
 const COUNT: &str = "count";
 /// How many bytes, about: releases before layout 6 did not note it.
 const BYTES: &str = "iif(bytes = 0, 128 * count, bytes)";
-/// Fewest bytes of blocks that go at once where there are too many: less may free no page.
+/// Fewest bytes that are to come back before it is looked again whether there are too many.
 const STEP_BYTES_MIN: u64 = 16 * 1024;
+/// The largest part of the limit that goes at once: what goes with blocks is only known then.
+const STEPS: u64 = 16;
 /// Blocks deleted in one transaction, so that inserts never wait long.
 const DELETE_BATCH: usize = 128;
 /// Blocks deleted by one call of [`Sqlite::retain`]; the next call goes on.
@@ -36,7 +39,7 @@ impl Sqlite {
             now_us.div_euclid(1_000_000),
         )?;
         let mut work = Work::default();
-        self.drop_blocks(&mut work, |txn| {
+        self.drop_blocks(&mut work, Blocks::GoWithFile, |txn| {
             let mut old = txn.prepare_cached(
                 "SELECT org_id, last_us, block, count FROM heads INDEXED BY heads_by_age
                  WHERE last_us < ?1 ORDER BY last_us LIMIT ?2",
@@ -55,28 +58,60 @@ impl Sqlite {
         Ok(work.records)
     }
 
-    /// Drops the oldest blocks of those with most bytes until the files take no more than so many.
+    /// Drops the oldest blocks of those with most bytes until records take no more than so many.
     /// What is in the newest segment stays: that is written to.
     fn keep_within_bytes(&self, work: &mut Work, bytes_max: u64) -> Result<(), RecordsError> {
-        let (mut last, mut blocks) = (u64::MAX, None);
-        loop {
-            let bytes = self.bytes()?;
-            // Where nothing comes back to the disk, others have the files open: later, then.
-            let is_done = bytes <= bytes_max || bytes >= last || blocks == Some(work.blocks);
-            if is_done || work.blocks >= DELETE_CALL_MAX {
+        if self.bytes_on_disk()? <= bytes_max {
+            return Ok(());
+        }
+        for oldest in self.give_back_all()? {
+            if self.bytes_in_use(&mut work.sizes)? <= bytes_max {
                 return Ok(());
             }
-            (last, blocks) = (bytes, Some(work.blocks));
+            self.drop_whole(work, oldest)?;
+        }
+        let step_max = (bytes_max / STEPS).max(STEP_BYTES_MIN);
+        let mut times = 1;
+        loop {
+            let bytes = self.bytes_in_use(&mut work.sizes)?;
+            if bytes <= bytes_max || work.blocks >= DELETE_CALL_MAX {
+                return Ok(());
+            }
             let kept = self.kept(BYTES)?;
             let all: u64 = kept.iter().map(|(_, bytes)| *bytes).sum();
-            // Some pages, and not more than a segment before it is looked again: files take more
-            // than blocks do.
-            let excess = bytes.saturating_sub(bytes_max).max(STEP_BYTES_MIN);
-            let left = all.saturating_sub(excess.min(self.segment_bytes_max));
+            let step = (bytes - bytes_max).clamp(STEP_BYTES_MIN, step_max);
+            let step = in_blocks(step, all, bytes).saturating_mul(times);
+            let left = all.saturating_sub(step);
             let newest = self.segments.newest();
             let behind = newest.map_or(i64::MAX, |newest| newest.first_block);
+            let before = work.blocks;
             self.keep_shares(work, BYTES, (kept, left), behind)?;
+            // Those with most may have it all in the newest segment: others are next, then.
+            times = match work.blocks > before {
+                true => 1,
+                false if left == 0 => return Ok(()),
+                false => times.saturating_mul(2),
+            };
         }
+    }
+
+    /// Drops all of a segment, whosever it is.
+    fn drop_whole(&self, work: &mut Work, segment: Segment) -> Result<(), RecordsError> {
+        let behind = self.behind(segment);
+        self.drop_blocks(work, Blocks::GoWithFile, |txn| {
+            let mut all = txn.prepare_cached(
+                "SELECT org_id, last_us, block, count FROM heads INDEXED BY heads_by_age
+                 WHERE last_us <= ?1 AND block >= ?2 AND block < ?3 ORDER BY last_us LIMIT ?4",
+            )?;
+            let Segment {
+                first_block,
+                last_us,
+                ..
+            } = segment;
+            all.query_map([last_us, first_block, behind, DELETE_BATCH as i64], doomed)?
+                .collect()
+        })?;
+        self.drop_segments(|one| *one == segment).map(drop)
     }
 
     /// Waits until a segment is begun: the limit of bytes may be passed then.
@@ -110,7 +145,7 @@ impl Sqlite {
             if excess == 0 {
                 continue;
             }
-            let dropped = self.drop_blocks(work, |txn| {
+            self.drop_blocks(work, Blocks::GoNow, |txn| {
                 let mut oldest = txn.prepare_cached(&sql)?;
                 let mut rows = oldest.query(params![org, behind, DELETE_BATCH as i64])?;
                 let mut found = Vec::new();
@@ -120,7 +155,19 @@ impl Sqlite {
                 }
                 Ok(found)
             })?;
-            self.delete_in_segments(dropped)?;
+        }
+        for first_block in std::mem::take(&mut work.touched) {
+            work.sizes.remove(&first_block);
+            let newest = self.segments.newest();
+            let is_it =
+                |segment: &Segment| segment.first_block == first_block && Some(*segment) != newest;
+            if self.drop_segments(is_it)? {
+                continue;
+            }
+            match self.give_back(first_block) {
+                Err(error) if !is_damaged(&error) => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -137,31 +184,17 @@ impl Sqlite {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Bytes that the store takes. Of the file of the heads, which may have been larger, those that
-    /// are in use.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub fn bytes(&self) -> Result<u64, RecordsError> {
-        let heads: i64 = locked(&self.writer).query_row(
-            "SELECT (page_count - freelist_count) * page_size
-             FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
-            [],
-            |row| row.get(0),
-        )?;
-        let segments = self.segments.all();
-        let segments = segments
-            .iter()
-            .map(|one| self.segments.bytes(one.first_block));
-        Ok(heads.unsigned_abs() + segments.sum::<u64>())
-    }
-
-    fn has_heads(&self, segment: Segment) -> Result<bool, RecordsError> {
+    /// The number behind the last block of a segment.
+    fn behind(&self, segment: Segment) -> i64 {
         let all = self.segments.all();
         let next = all
             .iter()
             .find(|next| next.first_block > segment.first_block);
-        let behind = next.map_or(i64::MAX, |next| next.first_block);
+        next.map_or(i64::MAX, |next| next.first_block)
+    }
+
+    fn has_heads(&self, segment: Segment) -> Result<bool, RecordsError> {
+        let behind = self.behind(segment);
         let writer = locked(&self.writer);
         let mut heads = writer.prepare_cached(
             "SELECT 1 FROM heads INDEXED BY heads_by_age
@@ -194,19 +227,23 @@ impl Sqlite {
         Ok(dropped)
     }
 
-    /// Drops the heads of the blocks that `find` names, in short transactions, until it names less
-    /// than a batch: the lock is let go in between so that inserts get their turn. Gives the
-    /// numbers of the blocks, which go with the file that they are in or are deleted next.
+    /// Drops the blocks that `find` names, in short transactions, until it names less than a batch:
+    /// the locks are let go in between so that inserts get their turn.
     fn drop_blocks(
         &self,
         work: &mut Work,
+        blocks: Blocks,
         mut find: impl FnMut(&Transaction<'_>) -> rusqlite::Result<Vec<Doomed>>,
-    ) -> Result<Vec<i64>, RecordsError> {
-        let mut dropped = Vec::new();
+    ) -> Result<(), RecordsError> {
         while work.blocks < DELETE_CALL_MAX {
+            // In the order of the locks: nothing else writes to a segment meanwhile.
+            let appender = (blocks == Blocks::GoNow).then(|| locked(&self.appender));
             let mut writer = locked(&self.writer);
             let txn = writer.transaction()?;
             let found = find(&txn)?;
+            if blocks == Blocks::GoNow {
+                self.delete_in_segments(work, &found)?;
+            }
             for one in &found {
                 txn.prepare_cached(
                     "DELETE FROM heads WHERE org_id = ?1 AND last_us = ?2 AND block = ?3",
@@ -218,68 +255,66 @@ impl Sqlite {
                 }
             }
             txn.commit()?;
-            drop(writer);
-            dropped.extend(found.iter().map(|one| one.block));
+            drop((writer, appender));
             work.blocks += found.len();
             work.records += found.iter().map(|one| one.count).sum::<i64>();
             if found.len() < DELETE_BATCH {
                 break;
             }
         }
-        Ok(dropped)
+        Ok(())
     }
 
-    /// Deletes blocks whose heads are gone, and gives their pages back to the disk: with its file
-    /// where nothing else is in it. What a crash leaves of them goes with the file.
-    fn delete_in_segments(&self, dropped: Vec<i64>) -> Result<(), RecordsError> {
+    /// Deletes blocks from their segments, whose heads are deleted next.
+    fn delete_in_segments(&self, work: &mut Work, found: &[Doomed]) -> Result<(), RecordsError> {
         let mut of_segments: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-        for block in dropped {
-            if let Place::Segment(first_block) = self.segments.place(block) {
-                of_segments.entry(first_block).or_default().push(block);
+        for one in found {
+            if let Place::Segment(first_block) = self.segments.place(one.block) {
+                of_segments.entry(first_block).or_default().push(one.block);
             }
         }
-        let newest = self.segments.newest();
         for (first_block, blocks) in of_segments {
-            let is_it =
-                |segment: &Segment| segment.first_block == first_block && Some(*segment) != newest;
-            if self.drop_segments(is_it)? {
-                continue;
-            }
-            for reader in [&self.reader, &self.scanner] {
-                // Pages come back when nobody else has the file open.
-                locked(reader).close(first_block);
-            }
-            for blocks in blocks.chunks(DELETE_BATCH) {
-                // Nothing else writes to a segment meanwhile.
-                let _appender = locked(&self.appender);
-                let Some(mut segment) = self.segments.existing(first_block)? else {
-                    break;
-                };
-                let txn = segment.transaction()?;
-                for block in blocks {
-                    txn.prepare_cached("DELETE FROM blocks WHERE id = ?1")?
-                        .execute([block])?;
+            match self.delete_in_segment(first_block, &blocks) {
+                // A file that is damaged goes with the last head that names it.
+                Err(error) if is_damaged(&error) => {
+                    tracing::warn!(%error, "a file of records is damaged: {error}");
                 }
-                txn.commit()?;
-                give_back(&segment)?;
+                deleted => deleted?,
             }
+            work.touched.insert(first_block);
         }
         Ok(())
     }
+
+    fn delete_in_segment(&self, first_block: i64, blocks: &[i64]) -> Result<(), RecordsError> {
+        let Some(mut segment) = self.segments.existing(first_block)? else {
+            return Ok(());
+        };
+        let txn = segment.transaction()?;
+        for block in blocks {
+            txn.prepare_cached("DELETE FROM blocks WHERE id = ?1")?
+                .execute([block])?;
+        }
+        Ok(txn.commit()?)
+    }
 }
 
-/// Gives the free pages of a segment back to the disk.
-fn give_back(segment: &Connection) -> Result<(), RecordsError> {
-    let mode: i64 = segment.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
-    if mode == 0 {
-        // One that an earlier release began gives nothing back until it is packed once.
-        segment.execute_batch(GIVES_BACK)?;
-        return Ok(segment.execute_batch("VACUUM")?);
-    }
-    let mut freed = segment.prepare("PRAGMA incremental_vacuum")?;
-    let mut rows = freed.query([])?;
-    while rows.next()?.is_some() {}
-    Ok(())
+/// What becomes of blocks whose heads are dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    /// They go with their file, soon.
+    GoWithFile,
+    /// They are deleted: others in their file stay.
+    GoNow,
+}
+
+/// As many bytes of blocks as go with so many of all that records take.
+fn in_blocks(step: u64, blocks: u64, all: u64) -> u64 {
+    let part = u128::from(step) * u128::from(blocks) / u128::from(all.max(1));
+    let part = u64::try_from(part).unwrap_or(u64::MAX);
+    // Fewer would take very many steps, where a few small blocks lie in a file each.
+    part.max(STEP_BYTES_MIN.min(blocks.div_ceil(STEPS)))
+        .min(blocks)
 }
 
 /// What one call has dropped.
@@ -287,6 +322,10 @@ fn give_back(segment: &Connection) -> Result<(), RecordsError> {
 struct Work {
     blocks: usize,
     records: i64,
+    /// Segments in which blocks were deleted, until their pages are given back.
+    touched: BTreeSet<i64>,
+    /// See [`Sqlite::bytes_in_use`].
+    sizes: BTreeMap<i64, u64>,
 }
 
 /// A block that goes.

@@ -7,9 +7,11 @@
 //! no old file is opened again for writing.
 //!
 //! Two files cannot be changed as one, so their order is what holds: blocks are written before the
-//! heads that name them, and heads are deleted before their blocks. What a crash leaves is blocks
-//! that no head names, which [`Segments::open`] deletes. A power cut may take the last blocks of
-//! the newest segment from under their heads (`synchronous=NORMAL`); such heads go too.
+//! heads that name them. What a crash leaves is blocks that no head names, which
+//! [`Segments::open`] deletes. A power cut may take the last blocks of the newest segment from
+//! under their heads (`synchronous=NORMAL`); such heads go too. Blocks that go alone go before
+//! their heads: a head without its block finds nothing, and is the first to go the next time,
+//! while a block without its head would take room that nobody gives back.
 
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};

@@ -1,5 +1,6 @@
 //! The records store keeps, finds and forgets as it says.
 
+mod room;
 mod segments;
 mod together;
 
@@ -45,6 +46,11 @@ impl Sqlite {
     /// Stores a batch that nobody follows.
     fn put<R: Borrow<Record>>(&self, batch: &[R]) -> Result<usize, RecordsError> {
         self.insert(batch, &Tails::default())
+    }
+
+    /// Bytes that count against a limit.
+    fn bytes(&self) -> Result<u64, RecordsError> {
+        self.bytes_in_use(&mut BTreeMap::new())
     }
 }
 
