@@ -81,10 +81,21 @@ impl Replication {
             let ask = verify::ask(connection.protocol(), local.org, local.position());
             answered(connection.ask(&ask, Duration::ZERO).await?)
         };
-        let is_aside = |at: Position| line.lies(&at) == Lies::Aside;
-        if local.position().is_some_and(is_aside) {
+        let is_aside = |at: &Position| line.lies(at) == Lies::Aside;
+        if let Some(here) = local.position().filter(is_aside) {
+            let (org, seen) = (local.org, local.config.clone());
             let parting = (line, &Parting::Opening);
             local = local.leave_branch(store, parting, guard).await?;
+            if local.position().is_none() {
+                // The branch is longer than what the store keeps. In an epoch that names two
+                // branches the openings do not tell which archived versions are of this one.
+                let common = self.common(connection.peer(), org, here.n).await?;
+                if let Some(common) = common.filter(|common| !is_aside(common)) {
+                    local = Local::read(store, org, seen).await?;
+                    let parting = (line, &Parting::After(Some(common)));
+                    local = local.leave_branch(store, parting, guard).await?;
+                }
+            }
         }
         let answered = ask(&local).await?;
         let (Answered::Fork(newest), Some(here)) = (&answered, local.position()) else {

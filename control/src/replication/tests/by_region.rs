@@ -351,14 +351,12 @@ async fn what_is_strict_is_unknown_elsewhere_and_home_stays_where_it_may_be() {
 pub struct Swept {
     archive: Arc<Archive>,
     _stop: oneshot::Sender<()>,
-    _dir: tempfile::TempDir,
 }
 
 impl Swept {
     /// Keeps so many versions in the store.
     pub fn of(region: &Region, store_versions: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let archive = Arc::new(Archive::open(&dir.path().join("archive")).unwrap());
+        let archive = region.archive.clone();
         let options = JanitorOptions {
             store_versions,
             archive_versions: 1_000,
@@ -372,7 +370,6 @@ impl Swept {
         Self {
             archive,
             _stop: stop,
-            _dir: dir,
         }
     }
 

@@ -10,6 +10,7 @@ use proto::store::{Op, Store, Txn};
 use proto::tree::{SYSTEM_ORG, VersionRecord};
 
 use super::super::{HandOverError, PromoteError};
+use super::by_region::Swept;
 use super::departed::create_org;
 use super::moves::{Following, aside, comes, equal, following, home, numbers};
 use super::net::{Net, Region, create_credential, create_target, installation, rename};
@@ -257,6 +258,40 @@ async fn a_number_whose_record_has_left_the_store_still_has_one_name() {
     equal(&[&of.us, &of.eu, &of.ap]).await;
     assert_eq!(numbers(&aside(&of.eu).await, of.org), of.lost);
     assert_eq!(aside(&of.eu).await.last().unwrap().1.head, before);
+}
+
+/// The store of the follower keeps fewer versions than home has lost, and home has made fewer: the
+/// archive alone has those that lie where home's history has others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_archived_of_the_branch_is_set_aside_too() {
+    let of = diverged(12, 6).await;
+    let (eu, org) = (&of.eu, of.org);
+    let _swept = Swept::of(eu, 3);
+    comes("older versions in the archive alone", || async {
+        eu.dump(&[&keys::versions(org)]).await.len() == 3
+    })
+    .await;
+    let before = eu.publisher.versions(org, u64::MAX, 100).await.unwrap();
+    let hashes = before.iter().map(|kept| kept.record.head.clone());
+    let lost: BTreeSet<_> = hashes
+        .filter(|head| head.n > of.common)
+        .map(|head| head.hash)
+        .collect();
+    assert_eq!(lost.len(), of.lost.len());
+    of.us.replication.decide(false).await.unwrap();
+    equal(&[&of.us, &of.eu, &of.ap]).await;
+    comes("all of the branch aside", || async {
+        numbers(&eu.publisher.aside().await.unwrap(), org) == of.lost
+    })
+    .await;
+    comes("nothing of it in the history", || async {
+        let kept = eu.publisher.versions(org, u64::MAX, 100).await.unwrap();
+        let heads = || kept.iter().map(|kept| &kept.record.head);
+        // What all have in common stays where it is.
+        assert!(heads().any(|head| head.n == of.common));
+        !heads().any(|head| lost.contains(&head.hash))
+    })
+    .await;
 }
 
 /// An organisation whose creation was lost, and one that was created instead.

@@ -33,6 +33,7 @@ use super::super::not_given::NotGiven;
 use super::super::source::{ANSWER_BYTES, Source};
 use super::super::taking::Taking;
 use super::super::{Broken, Dialer, Replication};
+use crate::archive::Archive;
 use crate::publish::PublisherOptions;
 use crate::publish::{Author, DEADLINE, Idempotency, Publish, PublishError, Published, Publisher};
 use crate::regions::{Homes, Peer, Regions};
@@ -189,6 +190,7 @@ pub struct Region {
     pub ring: Keyring,
     pub store: Arc<Embedded>,
     pub publisher: Arc<Publisher>,
+    pub archive: Arc<Archive>,
     pub worlds: watch::Receiver<Arc<World>>,
     pub homes: Homes,
     pub replication: Arc<Replication>,
@@ -282,6 +284,8 @@ fn region(
     let sealed_to = others().map(|ring| ring.public().unwrap()).collect();
     let publisher = publisher.with_first_home(home).with_regions(sealed_to);
     let publisher = publisher.with_signer(signing.signers.get(&ring.region).cloned());
+    let archive = Arc::new(Archive::open(&dir.path().join("archive")).unwrap());
+    let publisher = publisher.with_archive(archive.clone());
     let (follower, worlds) = WorldFollower::new(store.clone(), ring.region.clone());
     tokio::spawn(follower.run());
     let (homes, following) = Homes::follow(store.clone(), home);
@@ -322,6 +326,7 @@ fn region(
         ring: ring.clone(),
         store,
         publisher,
+        archive,
         worlds,
         homes,
         replication: Arc::new(replication),
