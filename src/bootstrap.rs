@@ -1,6 +1,7 @@
 //! The first token: made once, or given by the operator.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -175,6 +176,56 @@ async fn once(
     })
 }
 
+/// The token of an earlier start, for one that makes and sets none: its file is all that is known.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn of_before(file: &Path) -> anyhow::Result<AdminToken> {
+    let kept = private_file::read(file)?;
+    let text = kept.map(|text| Zeroizing::new(text.trim().to_owned()));
+    if let Some(text) = &text {
+        own_secrets::keep(text);
+    }
+    Ok(AdminToken {
+        text,
+        origin: Origin::Unknown,
+    })
+}
+
+/// Sets a given token as soon as the store takes it, for a start that served what was kept without
+/// the store, or one that a person has to help first.
+pub async fn set_later(
+    (publisher, file): (Arc<Publisher>, PathBuf),
+    given: Zeroizing<String>,
+    every: Duration,
+) {
+    tracing::warn!("the given admin token is not in force yet: the store does not take it");
+    loop {
+        tokio::time::sleep(every).await;
+        let setting = async {
+            publisher
+                .bootstrap(Instant::now() + Duration::from_secs(10))
+                .await?;
+            publisher.settle_homes().await?;
+            admin_token(&publisher, Some(given.clone()), &file).await
+        };
+        let Err(error) = setting.await else {
+            tracing::info!("the given admin token is in force");
+            return;
+        };
+        match error.downcast_ref() {
+            Some(PublishError::NotHome { home, .. }) => {
+                tracing::warn!(
+                    "the given admin token is not set: tokens come from home region {home}"
+                );
+                return;
+            }
+            // Who waits for the store, and for whom the store waits, is told elsewhere.
+            _ => tracing::debug!("the given admin token is not set yet: {error:#}"),
+        }
+    }
+}
+
 /// Whether somebody holds a token that may do everything.
 fn has_owner(system: &OrgConfig) -> bool {
     let now = Timestamp::now();
@@ -224,5 +275,89 @@ pub fn author() -> Author {
         name: "bootstrap".to_owned(),
         role: Role::Owner,
         source: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control::publish::PublisherOptions;
+    use node::credentials::live::{LiveSecrets, Whose};
+    use proto::policy::Policy;
+    use proto::seal::Keyring;
+    use proto::store::embedded::Embedded;
+    use proto::store::{Op, Store, Txn};
+    use proto::version::Epoch;
+
+    use super::*;
+
+    const OLD: &str = "Old-Admin-Token-0123456789-abcdefgh";
+    const NEW: &str = "New-Admin-Token-0123456789-abcdefgh";
+
+    /// Whether exactly this token is in force as the first one.
+    async fn is_in_force(publisher: &Publisher, token: &str) -> bool {
+        let wanted = hex::encode(publisher.digest(Purpose::ApiToken, token.as_bytes()));
+        let Ok(system) = publisher.load(SYSTEM_ORG).await else {
+            return false;
+        };
+        let of = system.objects.tokens();
+        of.filter(|(_, stored)| stored.token.name == NAME)
+            .all(|(_, stored)| stored.digest == wanted)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_that_could_not_be_set_at_the_start_is_set_when_the_store_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("admin-token");
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let ring = Keyring::generate("local");
+        let publisher = Arc::new(Publisher::new(PublisherOptions {
+            store: store.clone(),
+            public: ring.public().unwrap(),
+            digest_key: ring.digest_key.clone(),
+            policy: Policy::default(),
+            epoch: Epoch {
+                counter: 1,
+                region: "local".into(),
+            },
+            clock: Arc::new(Timestamp::now),
+        }));
+        let until = Instant::now() + Duration::from_secs(10);
+        publisher.bootstrap(until).await.unwrap();
+        let old = Zeroizing::new(OLD.to_owned());
+        let set = admin_token(&publisher, Some(old), &file).await.unwrap();
+        assert_eq!(set.origin, Origin::Given);
+        assert!(is_in_force(&publisher, OLD).await);
+        // A store whose head cannot be read takes nothing.
+        let head = proto::keys::head(SYSTEM_ORG);
+        let good = store.get(&head).await.unwrap().value.unwrap().value;
+        let put = async |value: Vec<u8>| {
+            let txn = Txn {
+                ops: vec![Op::put(head.clone(), value)],
+                ..Txn::default()
+            };
+            store.txn(txn).await.unwrap();
+        };
+        put(b"{".to_vec()).await;
+        let new = Zeroizing::new(NEW.to_owned());
+        let every = Duration::from_millis(10);
+        let setting = tokio::spawn(set_later((publisher.clone(), file), new, every));
+        put(good.to_vec()).await;
+        setting.await.unwrap();
+        assert!(is_in_force(&publisher, NEW).await);
+    }
+
+    #[test]
+    fn a_token_of_before_is_one_of_this_process_s_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("admin-token");
+        assert!(of_before(&file).unwrap().text.is_none());
+        private_file::write(&file, b"Kept-Admin-Token-0123456789-abcdefg\n").unwrap();
+        let found = of_before(&file).unwrap();
+        assert_eq!(found.origin, Origin::Unknown);
+        let text = found.text.unwrap();
+        assert_eq!(text.as_str(), "Kept-Admin-Token-0123456789-abcdefg");
+        let line = format!("with {}", text.as_str());
+        let clean = LiveSecrets::of_process().overwritten(Whose::Everybodys, line.as_bytes());
+        assert!(!String::from_utf8_lossy(&clean).contains("Token"));
     }
 }

@@ -29,7 +29,6 @@ use zeroize::Zeroizing;
 use crate::bootstrap::{self, AdminToken};
 use crate::keyrings;
 use crate::permissions;
-use crate::private_file;
 use crate::settings::Settings;
 use crate::stores::{self, StoreKind};
 
@@ -41,6 +40,9 @@ pub const STORE_GRACE: Duration = Duration::from_secs(2);
 
 /// How often the store is asked which region is home, while it does not answer.
 const HOME_EVERY: Duration = Duration::from_millis(250);
+
+/// How often it is tried to set a given admin token that could not be set at the start.
+const TOKEN_EVERY: Duration = Duration::from_secs(5);
 
 /// What publishes, and what is published.
 pub struct Configuration {
@@ -110,7 +112,7 @@ impl Configuration {
         let mut token = None;
         if home == settings.region {
             let file = settings.data_dir.join("admin-token");
-            let first = first_token(&publisher, given, &file, begun).await?;
+            let first = first_token((&publisher, background), given, &file, begun).await?;
             token = Some((first, file));
         } else if given.is_some() {
             tracing::warn!("the given admin token is not set: tokens come from home region {home}");
@@ -282,19 +284,21 @@ async fn begin(
 }
 
 /// Makes sure of organisations and token. In a store that was restored, wiped or damaged nothing is
-/// made: a person decides first, with a token of before. Nor is it in one that is away.
+/// made: a person decides first, with a token of before. Nor is it in one that is away. A given
+/// token is set there once the store takes it.
 async fn first_token(
-    publisher: &Publisher,
+    (publisher, background): (&Arc<Publisher>, &Runtime),
     given: Option<Zeroizing<String>>,
     file: &Path,
     begun: Begun,
 ) -> anyhow::Result<AdminToken> {
+    let later = given.clone();
     let of_before = || {
-        let kept = private_file::read(file)?;
-        Ok(AdminToken {
-            text: kept.map(|text| Zeroizing::new(text.trim().to_owned())),
-            origin: bootstrap::Origin::Unknown,
-        })
+        if let Some(given) = later {
+            let of = (publisher.clone(), file.to_owned());
+            background.spawn(bootstrap::set_later(of, given, TOKEN_EVERY));
+        }
+        bootstrap::of_before(file)
     };
     if !begun.reached {
         return of_before();
