@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::Value;
 
+use super::problem::Problem;
 use super::records::{add, chosen, encoded, line_of};
 use super::{Api, Pieces, across};
 use crate::cli::{Output, TailArgs};
@@ -56,13 +57,32 @@ pub async fn tail(args: &TailArgs) -> anyhow::Result<()> {
             tokio::time::sleep(PAUSE).await;
             match api.stream_after(&path, shown.last()).await {
                 Ok(pieces) => break pieces,
-                // A token that is no longer valid will not become valid again.
-                Err(error) if error.is::<super::problem::Problem>() => return Err(error),
+                Err(error) if is_final(&error) => return Err(error),
                 Err(_) => {}
             }
         });
+        if shown.last().is_none() {
+            // Nobody can tell what came after nothing.
+            eprintln!("requestrocket: {}", missed(&Value::Null));
+        }
     }
     Ok(())
+}
+
+/// Whether asking again leads to the same answer: a token that is no longer valid will not become
+/// valid again.
+fn is_final(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Problem>();
+    problem
+        .is_some_and(|Problem(told)| matches!(told["status"].as_u64(), Some(400 | 401 | 403 | 404)))
+}
+
+/// What is said of requests that are not shown; the count is null where nobody knows it.
+fn missed(count: &Value) -> String {
+    match count {
+        Value::Null => "some may have been missed; `requestrocket records` has them".to_owned(),
+        count => format!("{count} were missed: too many came"),
+    }
 }
 
 /// The requests that were shown last: after a connection that ended some may come again.
@@ -103,13 +123,7 @@ async fn read(mut pieces: Pieces, args: &TailArgs, shown: &mut Shown) {
         for (name, data) in events.take(&piece) {
             match (name.as_str(), serde_json::from_str::<Value>(&data)) {
                 ("record", Ok(record)) if shown.is_new(&record) => show(&record, args),
-                ("missed", Ok(missed)) => {
-                    let count = match &missed["count"] {
-                        Value::Null => "some".to_owned(),
-                        count => count.to_string(),
-                    };
-                    eprintln!("requestrocket: {count} were missed: too many came");
-                }
+                ("missed", Ok(told)) => eprintln!("requestrocket: {}", missed(&told["count"])),
                 _ => {}
             }
         }
@@ -148,6 +162,8 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -164,6 +180,22 @@ mod tests {
             shown.last(),
             Some(format!("req_{}", SHOWN_MAX * 2 - 1).as_str())
         );
+    }
+
+    #[test]
+    fn only_what_will_not_change_ends_it() {
+        let problem = |status: u64| anyhow::Error::from(Problem(json!({ "status": status })));
+        for status in [400, 401, 403, 404] {
+            assert!(is_final(&problem(status)), "{status}");
+        }
+        for status in [429, 500, 502, 503] {
+            assert!(!is_final(&problem(status)), "{status}");
+        }
+        assert!(!is_final(&anyhow::anyhow!(
+            "cannot reach the control plane"
+        )));
+        assert_eq!(missed(&json!(3)), "3 were missed: too many came");
+        assert!(missed(&Value::Null).starts_with("some may"));
     }
 
     #[test]

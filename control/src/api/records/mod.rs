@@ -94,7 +94,7 @@ pub fn routes() -> Vec<Route> {
                 "Follow requests as server-sent events: `record` for each, `missed` with a count \
                  where the follower was too slow. With `Last-Event-ID` (the id of the last \
                  `record`) those that began after it come first; the count is null where \
-                 only the newest of them do",
+                 only the newest of them do, and where that cannot be told",
             ),
             viewer,
             stream::follow,

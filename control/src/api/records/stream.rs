@@ -42,7 +42,7 @@ pub async fn follow(call: OrgCall) -> Result<Answer, Refusal> {
             )
             .retry_after_s(10)
         })?;
-    let since = since(&call, filter).await?;
+    let since = since(&call, filter).await;
     let follower = Follower {
         following,
         told: since.records.iter().map(|one| one.request_id).collect(),
@@ -68,20 +68,24 @@ pub async fn follow(call: OrgCall) -> Result<Answer, Refusal> {
 struct Since {
     /// The newest first.
     records: Vec<Record>,
-    /// Whether there are older ones that are not told.
+    /// Whether there are older ones that are not told, or may be.
     cut: bool,
 }
 
-/// The records that began after the one that the follower got last; none where that is not known.
-async fn since(call: &OrgCall, filter: RecordFilter) -> Result<Since, Refusal> {
-    let last = call.request.last_event.as_deref();
-    let Some(last) = last.and_then(|id| id.parse::<RequestId>().ok()) else {
-        return Ok(Since::default());
+/// The records that began after the one that the follower got last. Where that one is not known, or
+/// the store does not answer, the follower hears that it may have missed some: it goes on with what
+/// comes, which no store has to be asked for.
+async fn since(call: &OrgCall, filter: RecordFilter) -> Since {
+    let Some(last) = call.request.last_event.as_deref() else {
+        return Since::default();
+    };
+    let Ok(last) = last.parse::<RequestId>() else {
+        return Since::of(Ok(None));
     };
     let org = call.org_id();
     let found = blocking(call, move |records| {
         let Some(last) = records.get(org, last)? else {
-            return Ok((Vec::new(), None));
+            return Ok(None);
         };
         let place = RecordCursor::of(&last);
         let filter = RecordFilter {
@@ -90,16 +94,31 @@ async fn since(call: &OrgCall, filter: RecordFilter) -> Result<Since, Refusal> {
         };
         let (mut found, next) = records.list(org, &filter, EXPORT_PAGE)?;
         found.retain(|record| RecordCursor::of(record) > place);
-        Ok((found, next))
+        Ok(Some(Since {
+            records: found,
+            cut: next.is_some(),
+        }))
     });
-    let (records, next) = found.await?;
-    Ok(Since {
-        records,
-        cut: next.is_some(),
-    })
+    Since::of(found.await)
 }
 
 impl Since {
+    /// What was found behind the last record; `None` where that one is not known.
+    fn of(found: Result<Option<Self>, Refusal>) -> Self {
+        match found {
+            Ok(Some(since)) => since,
+            Ok(None) => Self {
+                cut: true,
+                ..Self::default()
+            },
+            Err(refusal) => {
+                let why = refusal.detail;
+                tracing::warn!("who follows again is not told what came meanwhile: {why}");
+                Self::of(Ok(None))
+            }
+        }
+    }
+
     /// What the follower gets at once: that it has begun, and these.
     fn events(&self) -> Bytes {
         let mut events = b": following\n\n".to_vec();
@@ -274,5 +293,22 @@ async fn next_page(
             "region {} did not go on: {}",
             missing.region, missing.detail
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_does_not_answer_ends_no_follower() {
+        let refusal = Refusal::new(Code::RecordsUnavailable, "not now");
+        for found in [Err(refusal), Ok(None)] {
+            let told = Since::of(found).events();
+            let expected = ": following\n\nevent: missed\ndata: {\"count\":null}\n\n";
+            assert_eq!(told, expected.as_bytes());
+        }
+        let all = Since::of(Ok(Some(Since::default()))).events();
+        assert_eq!(all, &b": following\n\n"[..]);
     }
 }
