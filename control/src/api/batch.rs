@@ -79,8 +79,9 @@ pub async fn carry_out(
 }
 
 /// Adds what is to be said of given secrets to the credentials that changed, where rules have what
-/// is to be said of them.
+/// is to be said of them, and to the answer where they change nothing.
 fn warn(plan: &Plan, answer: &mut Value) {
+    plan.show_remarks(answer);
     for change in answer["changes"].as_array_mut().into_iter().flatten() {
         plan.show_warnings(&mut change["after"]);
     }

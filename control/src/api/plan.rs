@@ -38,6 +38,8 @@ pub struct Plan {
     generated: Vec<Generated>,
     /// What is to be said of given secrets, new ones and such as replace others.
     warnings: Vec<(ObjectId, Vec<Problem>)>,
+    /// What is to be said of the document where it changes nothing.
+    remarks: Vec<Problem>,
     problems: Vec<Problem>,
     /// Ids of the document that stand for others here.
     reissued: BTreeMap<ObjectId, ObjectId>,
@@ -134,6 +136,16 @@ impl Plan {
         if !warnings.is_empty() {
             self.warnings.push((id, warnings));
         }
+    }
+
+    /// Notes what is to be said of a place in the document that changes nothing.
+    pub fn remark(&mut self, remark: Problem) {
+        self.remarks.push(remark);
+    }
+
+    /// Adds what is to be said of the document to the answer to it.
+    pub fn show_remarks(&self, answer: &mut Value) {
+        add(answer, self.remarks.clone());
     }
 
     /// What becomes of a credential's secret when `given` is submitted with its change.

@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use super::FORMAT;
 use super::entry::{Key, List, Model, fresh, objects};
 use super::identity::Meant;
-use super::kept::stays;
 use super::stored::{Kind, Stored};
 use crate::api::ahead::Given;
 use crate::api::answer::Answer;
@@ -104,9 +103,9 @@ fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
 }
 
 pub(super) struct Work<'a> {
-    call: &'a OrgCall,
+    pub(super) call: &'a OrgCall,
     pub(super) config: &'a OrgConfig,
-    key: &'a DigestKey,
+    pub(super) key: &'a DigestKey,
     pub(super) plan: Plan,
     /// What the document does not name goes, so nothing may refer to it.
     pub(super) prunes: bool,
@@ -211,7 +210,7 @@ impl Work<'_> {
                 let after = Body::Credential(form.clone());
                 let gives = secret.is_some().then_some(&after);
                 self.plan.gives(pointer, id, gives);
-                self.changed_secret(id, stored, &form, secret)
+                self.changed_secret(pointer, id, (stored, &form), secret)
             }
             _ => Ok(SecretChange::Keep),
         };
@@ -227,26 +226,6 @@ impl Work<'_> {
             ),
             Err(problems) => self.plan.faults(pointer, problems),
         }
-    }
-
-    /// A secret that is the same as the stored one, which serves as it is, changes nothing.
-    fn changed_secret(
-        &mut self,
-        id: ObjectId,
-        stored: &StoredCredential,
-        form: &StoredCredential,
-        given: Option<Value>,
-    ) -> Result<SecretChange, Vec<Problem>> {
-        let change = self.plan.changed_secret(id, form, given, self.key)?;
-        let same = match (&change, &stored.secret) {
-            (SecretChange::Set { secret, .. }, Some(state)) => secret.digest == state.digest,
-            _ => false,
-        };
-        let place = (self.call, self.config);
-        Ok(match same && stays(place, id, stored, &form.credential) {
-            true => SecretChange::Keep,
-            false => change,
-        })
     }
 
     /// Makes the policies that hang on an object those of the document's list; without a list

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Reply, Who, api};
 
 const CONFIG: &str = "/orgs/acme/config";
+const DRY_RUN: &str = "/orgs/acme/config?dry_run=true";
 
 /// A document with one of everything.
 fn document() -> Value {
@@ -278,7 +279,7 @@ async fn secrets_are_set_once_and_again_only_when_they_differ() {
 }
 
 #[actix_web::test]
-async fn a_secret_that_is_over_or_is_for_other_regions_is_set_again() {
+async fn a_secret_that_is_revoked_stays_so_and_one_for_other_regions_is_set_again() {
     let api = api().await;
     let mut applied = document();
     applied["credentials"][0]["secret"] = json!({"key": "Caller-Key-of-24-chars-01"});
@@ -289,7 +290,7 @@ async fn a_secret_that_is_over_or_is_for_other_regions_is_set_again() {
         let change = changes.find(is_it).unwrap();
         change["id"].as_str().unwrap().parse().unwrap()
     };
-    for kind in ["proxy", "target"] {
+    for (at, kind) in ["proxy", "target"].into_iter().enumerate() {
         let id = id(kind);
         let lowest = api.control.publisher.revoke_here(api.acme, id).await;
         lowest.unwrap();
@@ -301,11 +302,53 @@ async fn a_secret_that_is_over_or_is_for_other_regions_is_set_again() {
         let path = format!("/orgs/acme/credentials/{id}");
         let known = api.get(Who::Viewer, &path).await.is(200);
         assert_eq!(known.body["secret"]["state"], "revoked");
-        let again = api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
-        assert_eq!(again.body["changes"].as_array().unwrap().len(), 1);
+        // Whoever revoked it meant it; the document may be older.
+        for path in [CONFIG, DRY_RUN] {
+            let again = api.put(Who::Admin, path, applied.clone()).await.is(200);
+            assert_eq!(again.body["changes"], json!([]));
+            let [warning] = &again.body["warnings"].as_array().unwrap()[..] else {
+                panic!("{}", again.text);
+            };
+            assert_eq!(warning["pointer"], format!("/credentials/{at}/secret"));
+            assert_eq!(warning["code"], "secret-revoked");
+        }
+        let known = api.get(Who::Viewer, &path).await.is(200);
+        assert_eq!(known.body["secret"]["state"], "revoked");
+        applied["credentials"][at]["secret"] = match kind {
+            "proxy" => json!({"key": "Caller-Key-of-24-chars-02"}),
+            _ => json!({"token": "sk_live_fedcba9876543210"}),
+        };
+        let other = api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
+        assert_eq!(other.body["changes"].as_array().unwrap().len(), 1);
+        assert!(other.body.get("warnings").is_none(), "{}", other.text);
         let known = api.get(Who::Viewer, &path).await.is(200);
         assert_eq!(known.body["secret"]["state"], "active");
     }
+    // Revoked for some hosts, it is not sealed for others.
+    let id_of_target = id("target");
+    api.control
+        .publisher
+        .revoke_here(api.acme, id_of_target)
+        .await
+        .unwrap();
+    let mut world = api.control.watched();
+    let is_over = |world: &std::sync::Arc<proto::store::follow::World>| {
+        let state = &world.orgs[&api.acme];
+        let stored = state.config.credential(id_of_target).unwrap();
+        let generation = &stored.secret.as_ref().unwrap().generation;
+        let fact = state.retired.get(&id_of_target);
+        fact.is_some_and(|fact| fact.covers(generation, jiff::Timestamp::now()))
+    };
+    world.wait_for(is_over).await.unwrap();
+    let mut elsewhere = applied.clone();
+    elsewhere["credentials"][1]["hosts"] = json!(["api.stripe.com", "files.stripe.com"]);
+    let refused = api.put(Who::Admin, CONFIG, elsewhere).await.is(422);
+    assert_eq!(
+        refused.faults(),
+        [("/credentials/1/secret".into(), "secret-revoked".to_owned())]
+    );
+    applied["credentials"][1]["secret"] = json!({"token": "sk_live_0011223344556677"});
+    api.put(Who::Admin, CONFIG, applied.clone()).await.is(200);
     // Nobody can open a secret for a region that it was not sealed for.
     let path = format!("/orgs/acme/credentials/{}", id("target"));
     let generation = async || {
