@@ -10,6 +10,7 @@ mod ahead;
 mod news;
 mod pulse;
 mod reader;
+mod retries;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -26,9 +27,10 @@ use self::ahead::Ahead;
 use self::news::{Heard, News, Notices, collect, is_beat};
 use self::pulse::Pulse;
 use self::reader::{Outcome, Reader};
+use self::retries::Retries;
 use self::world::slugs;
 pub use self::world::{OrgState, SealedValues, World};
-use super::backoff::{backoff, jitter};
+use super::backoff::backoff;
 use super::load::{self, Fault};
 use super::nearby::{Nearby, Together};
 use super::recovery;
@@ -45,10 +47,6 @@ use crate::tree::SYSTEM_ORG;
 const ORGS_AT_ONCE: usize = 4;
 /// Most faults that a [`World`] lists; the rest is counted by nobody, the first ones say enough.
 const FAULTS_MAX: usize = 1_000;
-/// The wait before unreadable content is tried again.
-const RETRY_CONTENT: Duration = Duration::from_secs(10);
-/// The longest wait, after several tries in vain.
-const RETRY_CONTENT_MAX: Duration = Duration::from_secs(60);
 
 /// Follows the store; see the module.
 pub struct Follower {
@@ -62,8 +60,7 @@ pub struct Follower {
     /// Faults by organisation, so that a new version replaces its own only.
     faults: BTreeMap<Option<OrgId>, Vec<Fault>>,
     notices: Notices,
-    /// How often in a row all was listed for content that could not be read.
-    retries: u32,
+    retries: Retries,
 }
 
 impl Follower {
@@ -85,7 +82,7 @@ impl Follower {
                 health: Health::default(),
                 faults,
                 notices: Notices::default(),
-                retries: 0,
+                retries: Retries::default(),
             },
             receiver,
         )
@@ -168,10 +165,8 @@ impl Follower {
             revision,
             Pulse::new(self.store.clone(), self.health.clone()),
         );
-        let mut retry = self.retry_at();
-        if retry.is_none() {
-            self.retries = 0;
-        }
+        self.retries.heard(self.faults.values().flatten());
+        let mut retry = self.retries.due();
         loop {
             let change = tokio::select! {
                 // What the watch has shown counts before what it has not.
@@ -179,7 +174,7 @@ impl Follower {
                 next = next_or(&mut watch, retry) => match next {
                     Some(change) => change?,
                     None => {
-                        self.retries = self.retries.saturating_add(1);
+                        self.retries.tried();
                         return Ok(());
                     }
                 },
@@ -192,7 +187,9 @@ impl Follower {
             shown = change.revision;
             let urgent = ahead::revokes(&change);
             watch.during(urgent, self.change(change)).await?;
-            retry = retry.or_else(|| self.retry_at());
+            if self.retries.heard(self.faults.values().flatten()) || retry.is_none() {
+                retry = [retry, self.retries.due()].into_iter().flatten().min();
+            }
         }
     }
 
@@ -202,16 +199,6 @@ impl Follower {
         let revision = self.list().await?;
         self.health.facts_were_whole(asked.elapsed());
         Ok(revision)
-    }
-
-    /// When content that could not be read is worth another try.
-    fn retry_at(&self) -> Option<Instant> {
-        let mut faults = self.faults.values().flatten();
-        let hopeful = faults.any(|fault| news::may_come(fault.code));
-        // A list of everything is much to ask of the store for what may be missing for days.
-        let wait = RETRY_CONTENT.saturating_mul(1 << self.retries.min(5));
-        let wait = wait.min(RETRY_CONTENT_MAX);
-        hopeful.then(|| Instant::now() + wait + jitter(wait))
     }
 
     async fn list(&mut self) -> Result<Revision, StoreError> {
