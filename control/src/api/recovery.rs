@@ -128,9 +128,8 @@ fn done(call: &Call, recovery: &Recovery) -> Value {
 /// Some of it may have been done: what is said of writes does not hold.
 fn not_reclaimed(error: StoreError) -> Refusal {
     match error {
-        StoreError::Full(_) | StoreError::OutcomeUnknown(_) | StoreError::Invalid(_) => {
-            write::refusal(error.into())
-        }
+        StoreError::Full(_) | StoreError::OutcomeUnknown(_) => write::refusal(error.into()),
+        StoreError::Invalid(words) => Refusal::new(Code::Conflict, words),
         StoreError::Unavailable(words) => Refusal::new(Code::StoreUnavailable, words),
         error => Refusal::new(Code::StoreUnavailable, error.to_string()),
     }
@@ -166,4 +165,18 @@ fn shown(call: &Call, one: &Recovered) -> Value {
         "n": one.n,
         "epoch": one.epoch.counter,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_gives_space_back_by_itself_is_not_called_full() {
+        let refusal = not_reclaimed(StoreError::Invalid("there is nothing to do".into()));
+        assert_eq!(refusal.code, Code::Conflict);
+        assert_eq!(refusal.detail, "there is nothing to do");
+        let full = not_reclaimed(StoreError::Full("16 GiB".into()));
+        assert_eq!(full.code, Code::StoreFull);
+    }
 }
