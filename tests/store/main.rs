@@ -84,6 +84,7 @@ fn contract() -> Vec<Case> {
             range::pages_while_writing,
         ),
         case("keys_are_in_byte_order", range::byte_order),
+        case("several_keys_are_read_in_their_order", range::several),
         case("a_page_begins_after_a_key", range::after),
         case("a_page_keeps_its_limit", range::limit),
         case("large_values_come_in_more_pages", range::large_values),

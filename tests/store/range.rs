@@ -1,5 +1,6 @@
 //! Cases of ranges.
 
+use proto::store::limits::TXN_OPS_MAX;
 use proto::store::{Range, Revision};
 
 use crate::AnyStore;
@@ -174,4 +175,26 @@ pub async fn refused(store: AnyStore) {
         ),
         ["a"]
     );
+}
+
+pub async fn several(store: AnyStore) {
+    for n in (0..TXN_OPS_MAX).step_by(2) {
+        put(&*store, &format!("s/{n}"), format!("value {n}")).await;
+    }
+    // Each, backwards, and one of them twice.
+    let all = (0..TXN_OPS_MAX - 1).rev().map(|n| format!("s/{n}"));
+    let all: Vec<String> = all.chain(["s/0".to_owned()]).collect();
+    let found = store.get_all(all.clone()).await.expect("an answer");
+    assert_eq!(found.len(), all.len());
+    for (key, found) in all.iter().zip(found) {
+        let alone = store.get(key).await.expect("an answer").value;
+        assert_eq!(found, alone, "{key}");
+    }
+    assert_eq!(store.get_all(Vec::new()).await, Ok(Vec::new()));
+    for (refused, why) in [
+        (vec!["s/0".to_owned(); TXN_OPS_MAX + 1], "too many"),
+        (vec![String::new()], "an empty key"),
+    ] {
+        assert!(store.get_all(refused).await.is_err(), "{why}");
+    }
 }

@@ -41,6 +41,12 @@ pub fn check_key(key: &str) -> Result<(), StoreError> {
     check_key_len(key)
 }
 
+/// Refuses more keys than one call reads, and keys that a store cannot hold.
+pub fn check_keys(keys: &[String]) -> Result<(), StoreError> {
+    check_count("keys", keys.len())?;
+    keys.iter().try_for_each(|key| check_key(key))
+}
+
 /// Refuses a transaction that breaks a bound, names a key twice in its ops, or compares with what
 /// can never be.
 pub fn check_txn(txn: &Txn) -> Result<(), StoreError> {

@@ -286,6 +286,19 @@ pub trait Store: Send + Sync + 'static {
     /// Reads one key.
     fn get(&self, key: &str) -> StoreFuture<'_, At<Option<KeyValue>>>;
 
+    /// Reads several keys: what there is of each, in their order. One call where the store has
+    /// such a one; they need not be of one revision.
+    fn get_all(&self, keys: Vec<String>) -> StoreFuture<'_, Vec<Option<KeyValue>>> {
+        Box::pin(async move {
+            limits::check_keys(&keys)?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in keys {
+                found.push(self.get(&key).await?.value);
+            }
+            Ok(found)
+        })
+    }
+
     /// Reads keys by prefix, a page at a time, all pages at one revision.
     fn range(&self, range: Range) -> StoreFuture<'_, Page>;
 

@@ -13,14 +13,17 @@ use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, watch};
 
-use super::Store;
 use super::load::LoadError;
+use super::{KeyValue, Store};
 use crate::id::OrgId;
 use crate::keys;
 use crate::tree::{self, Hash};
 
 /// Reads under way at one time.
 const READS_MAX: usize = 8;
+/// Leaves that one read asks the store for: 800 of an organisation of 100,000 objects came from etcd
+/// in a third to a half of the time that reads of one took.
+const LEAVES_A_READ: usize = 32;
 /// What a leaf of many is reckoned to have in the store, in bytes: it is split at 64 KiB.
 const LEAF_BYTES: u64 = 32 * 1_024;
 /// The same of a root, or of the only leaf that a set lacks. Most have less: with less, a read
@@ -104,38 +107,44 @@ impl<'a> Source<'a> {
         org: OrgId,
         wanted: Vec<(String, Hash)>,
     ) -> Result<Vec<ReadLeaf>, LoadError> {
-        let (mut read, mut lacking) = (Vec::with_capacity(wanted.len()), Vec::new());
+        let mut read = Vec::with_capacity(wanted.len());
+        let mut lacking = self.ask_near(org, wanted, &mut read).await;
+        // Who waited may find with others what nobody had before.
+        let again = self.turn(reckoned(lacking.len())).await;
+        if again {
+            lacking = self.ask_near(org, lacking, &mut read).await;
+        }
+        let parts: Vec<Vec<(String, Hash)>> = lacking
+            .chunks(LEAVES_A_READ)
+            .map(<[(String, Hash)]>::to_vec)
+            .collect();
+        let rest: Vec<Vec<ReadLeaf>> = futures_util::stream::iter(parts)
+            .map(|part| self.stored_all(org, part))
+            .buffer_unordered(READS_MAX)
+            .try_collect()
+            .await?;
+        read.extend(rest.into_iter().flatten());
+        Ok(read)
+    }
+
+    /// Asks those near for leaves; gives what none of them has.
+    async fn ask_near(
+        self,
+        org: OrgId,
+        wanted: Vec<(String, Hash)>,
+        read: &mut Vec<ReadLeaf>,
+    ) -> Vec<(String, Hash)> {
         let asked = futures_util::stream::iter(wanted)
             .map(async |(place, hash)| (place, hash, self.near(org, hash).await));
         let mut asked = std::pin::pin!(asked.buffer_unordered(READS_MAX));
+        let mut lacking = Vec::new();
         while let Some((place, hash, content)) = asked.next().await {
             match content {
                 Some(content) => read.push((place, hash, Ok(content))),
                 None => lacking.push((place, hash)),
             }
         }
-        // Who waited may find with others what nobody had before.
-        let again = self.turn(reckoned(lacking.len())).await;
-        let rest: Vec<ReadLeaf> = futures_util::stream::iter(lacking)
-            .map(|(place, hash)| async move {
-                let near = match again {
-                    true => self.near(org, hash).await,
-                    false => None,
-                };
-                let content = match near {
-                    Some(content) => Ok(content),
-                    None => self.stored(org, hash).await,
-                };
-                match content {
-                    Err(LoadError::Store(error)) => Err(LoadError::Store(error)),
-                    content => Ok((place, hash, content)),
-                }
-            })
-            .buffer_unordered(READS_MAX)
-            .try_collect()
-            .await?;
-        read.extend(rest);
-        Ok(read)
+        lacking
     }
 
     async fn near(self, org: OrgId, hash: Hash) -> Option<Vec<u8>> {
@@ -144,6 +153,24 @@ impl<'a> Source<'a> {
 
     async fn stored(self, org: OrgId, hash: Hash) -> Result<Vec<u8>, LoadError> {
         let pair = self.store.get(&keys::leaf(org, &hash)).await?.value;
+        self.opened(org, hash, pair)
+    }
+
+    /// The same of some; one that is missing or damaged is told in its place.
+    async fn stored_all(
+        self,
+        org: OrgId,
+        wanted: Vec<(String, Hash)>,
+    ) -> Result<Vec<ReadLeaf>, LoadError> {
+        let names = wanted.iter().map(|(_, hash)| keys::leaf(org, hash));
+        let found = self.store.get_all(names.collect()).await?;
+        let read = wanted.into_iter().zip(found);
+        let read = read.map(|((place, hash), pair)| (place, hash, self.opened(org, hash, pair)));
+        Ok(read.collect())
+    }
+
+    /// The content of what the store gave.
+    fn opened(self, org: OrgId, hash: Hash, pair: Option<KeyValue>) -> Result<Vec<u8>, LoadError> {
         let pair = pair.ok_or(LoadError::Missing(hash))?;
         let content = tree::unpack(hash, &pair.value)?;
         if let Some(near) = self.near {

@@ -142,6 +142,25 @@ impl Shared {
         })
     }
 
+    async fn get_all(
+        &self,
+        keys: &[String],
+        deadline: Instant,
+    ) -> Result<Vec<Option<KeyValue>>, StoreError> {
+        let request = self.prefix.reads(keys);
+        let answer = self
+            .endpoints
+            .call(deadline, Call::Repeatable, NO_LEASE, |client| {
+                let mut kv = client
+                    .kv_client()
+                    .max_decoding_message_size(TXN_ANSWER_BYTES_MAX);
+                let request = request.clone();
+                async move { kv.txn(request).await }
+            })
+            .await?;
+        self.prefix.found(&answer)
+    }
+
     /// etcd bounds a page by keys only: one that is too long to decode is asked for in parts.
     async fn range(&self, range: &Range, deadline: Instant) -> Result<Page, StoreError> {
         let mut limit = range.limit.min(PAGE_KEYS_MAX);
@@ -279,6 +298,14 @@ impl Store for Etcd {
         Box::pin(async move {
             limits::check_key(&key)?;
             self.run(|etcd, by| async move { etcd.get(&key, by).await })
+                .await
+        })
+    }
+
+    fn get_all(&self, keys: Vec<String>) -> StoreFuture<'_, Vec<Option<KeyValue>>> {
+        Box::pin(async move {
+            limits::check_keys(&keys)?;
+            self.run(|etcd, by| async move { etcd.get_all(&keys, by).await })
                 .await
         })
     }

@@ -47,6 +47,30 @@ impl Prefix {
             .or_else(txn.or_read.iter().map(read).collect::<Vec<_>>())
     }
 
+    /// A transaction that reads keys and does nothing else: etcd writes nothing for it.
+    pub(super) fn reads(&self, keys: &[String]) -> etcd::Txn {
+        let read = |key: &String| TxnOp::get(self.add(key), None);
+        etcd::Txn::new().and_then(keys.iter().map(read).collect::<Vec<_>>())
+    }
+
+    /// What a transaction has read.
+    pub(super) fn found(
+        &self,
+        answer: &etcd::TxnResponse,
+    ) -> Result<Vec<Option<KeyValue>>, StoreError> {
+        let read = |answer: TxnOpResponse| match answer {
+            TxnOpResponse::Get(found) => found
+                .kvs()
+                .first()
+                .map(|found| self.key_value(found))
+                .transpose(),
+            _ => Err(StoreError::Corrupt(
+                "etcd answered a read with something else".into(),
+            )),
+        };
+        answer.op_responses().into_iter().map(read).collect()
+    }
+
     fn compare(&self, compare: &Compare) -> etcd::Compare {
         match compare {
             // A key that is absent has version 0 for etcd.
@@ -77,21 +101,7 @@ impl Prefix {
         if answer.succeeded() {
             return Ok(TxnOutcome::Committed(revision));
         }
-        let read = |answer: TxnOpResponse| match answer {
-            TxnOpResponse::Get(found) => found
-                .kvs()
-                .first()
-                .map(|found| self.key_value(found))
-                .transpose(),
-            _ => Err(StoreError::Corrupt(
-                "etcd answered a read with something else".into(),
-            )),
-        };
-        let value = answer
-            .op_responses()
-            .into_iter()
-            .map(read)
-            .collect::<Result<_, _>>()?;
+        let value = self.found(answer)?;
         Ok(TxnOutcome::Conflict(At { revision, value }))
     }
 
