@@ -21,8 +21,8 @@ use crate::tree::{self, Hash};
 
 /// Reads under way at one time.
 const READS_MAX: usize = 8;
-/// Leaves that one read asks the store for: 800 of an organisation of 100,000 objects came from etcd
-/// in a third to a half of the time that reads of one took.
+/// Leaves that one read asks the store for: 800 of an organisation of 100,000 objects came from
+/// etcd in a third to a half of the time that reads of one took.
 const LEAVES_A_READ: usize = 32;
 /// What a leaf of many is reckoned to have in the store, in bytes: it is split at 64 KiB.
 const LEAF_BYTES: u64 = 32 * 1_024;
