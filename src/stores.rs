@@ -157,10 +157,11 @@ fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
         return Ok(());
     }
     Err(CannotStart(format!(
-        "{} is gone or empty, and {} beside it belongs to what was in it: put the former back from \
-         a backup; to begin anew without it, move the latter away",
-        store.display(),
-        archive.display()
+        "{store} is gone or empty, and {} beside it belongs to what was in it: put the former back \
+         from a backup, after you have moved {store}-wal and {store}-shm away, which are of the \
+         lost file; to begin anew without it, move the archive away",
+        archive.display(),
+        store = store.display(),
     )))
 }
 

@@ -190,6 +190,9 @@ fn key_in(field: Option<&str>, value: &str) -> Zeroizing<String> {
     Zeroizing::new(found.unwrap_or(value).to_owned())
 }
 
+/// Most letters of a word of a text.
+const WORD_CHARS_MAX: usize = 20;
+
 /// A value of two words, of which the first is a scheme. `Authorization` has one in any case; of
 /// other fields, and of queries, those are known that APIs use, and words of a text are none.
 fn behind_scheme<'v>(field: Option<&str>, value: &'v str) -> Option<(&'v str, &'v str)> {
@@ -203,7 +206,9 @@ fn behind_scheme<'v>(field: Option<&str>, value: &'v str) -> Option<(&'v str, &'
     let is = |known: &&str, text: &str| known.eq_ignore_ascii_case(text);
     let in_authorization = || field.is_some_and(|name| FIELDS.iter().any(|known| is(known, name)));
     let is_known = || {
-        let is_word = rest.bytes().all(|byte| byte.is_ascii_alphabetic());
+        // A key may be of letters alone: those are of both cases, or more than a word has.
+        let letters = rest.len() <= WORD_CHARS_MAX && rest.bytes().all(|b| b.is_ascii_alphabetic());
+        let is_word = letters && rest.bytes().skip(1).all(|byte| byte.is_ascii_lowercase());
         !is_word && SCHEMES.iter().any(|known| is(known, scheme))
     };
     (is_one && checks::is_token(scheme) && (in_authorization() || is_known()))
@@ -510,6 +515,16 @@ mod tests {
                 "Acme Communications",
             ),
             (Some("x-title"), "Key Communications", "Key Communications"),
+            (
+                Some("x-api-key"),
+                "Bearer QwertyUiopAsdfGhjkLzxc",
+                "QwertyUiopAsdfGhjkLzxc",
+            ),
+            (
+                Some("x-api-key"),
+                "Bearer qwertyuiopasdfghjklzx",
+                "qwertyuiopasdfghjklzx",
+            ),
             (None, "Acme account-0123456", "Acme account-0123456"),
             (None, "Bearer sk-live-0123456789", "sk-live-0123456789"),
             (Some("x-auth"), "GenieKey 0123-4567-89ab", "0123-4567-89ab"),

@@ -248,7 +248,8 @@ fn heads_without_blocks_break_no_search() {
 #[test]
 fn a_file_without_segments_keeps_its_blocks_until_they_go() {
     let (dir, records) = open();
-    for n in 0..20 {
+    // Enough of them that pages become free.
+    for n in 0..400 {
         records.put(&[record(n, 1)]).unwrap();
     }
     drop(records);
@@ -265,18 +266,18 @@ fn a_file_without_segments_keeps_its_blocks_until_they_go() {
     drop(file);
     let records = Sqlite::open(&path(&dir)).unwrap();
     assert_eq!(files(&dir), [""; 0]);
-    assert_eq!(all(&records).len(), 20);
-    records.put(&[record(20, 1)]).unwrap();
-    assert_eq!(files(&dir), ["21"]);
-    assert_eq!(all(&records).len(), 21);
+    assert_eq!(all(&records).len(), 400);
+    records.put(&[record(400, 1)]).unwrap();
+    assert_eq!(files(&dir), ["401"]);
+    assert_eq!(all(&records).len(), 401);
     // The oldest bytes are those.
     let few = records.bytes().unwrap() - 1;
     let dropped = records.retain(keeping(AGES, few), 0).unwrap();
     assert!(records.bytes().unwrap() <= few);
-    assert!((1..20).contains(&dropped), "{dropped}");
-    assert_eq!(all(&records).len(), 21 - dropped as usize);
+    assert!((1..400).contains(&dropped), "{dropped}");
+    assert_eq!(all(&records).len(), 401 - dropped as usize);
     records.retain(keeping(AGES, 0), 0).unwrap();
-    assert_eq!(all(&records), [20]);
+    assert_eq!(all(&records), [400]);
 }
 
 #[test]
