@@ -125,15 +125,16 @@ pub async fn admin_token(
     let mut tries = 1;
     loop {
         let tried = once(publisher, given.clone(), file).await;
-        let lost = |error: &anyhow::Error| {
-            // Another control plane starts too: what it made is there now.
-            matches!(error.downcast_ref(), Some(PublishError::Refused(_)))
-        };
         match tried {
-            Err(error) if tries < TRIES && lost(&error) => tries += 1,
+            // Another control plane starts too: what it made is there now.
+            Err(error) if tries < TRIES && is_refused(&error) => tries += 1,
             tried => return tried,
         }
     }
+}
+
+fn is_refused(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(PublishError::Refused(_)))
 }
 
 async fn once(
@@ -160,15 +161,21 @@ async fn once(
     };
     own_secrets::keep(&token);
     let wanted = digest(&token);
-    match known {
-        Some((_, known)) if known == wanted => {}
-        Some((id, _)) => publish(publisher, replace(id, wanted)).await?,
-        None => publish(publisher, vec![create(FIRST, wanted)]).await?,
-    }
     if origin == Origin::Made {
-        // At once: nobody can make a token again that a start which fails further on had made.
+        // First: nobody can make a token again that is in force and was not written down.
         private_file::write(file, token.as_bytes())
             .with_context(|| format!("writing {}", file.display()))?;
+    }
+    let published = match known {
+        Some((_, known)) if known == wanted => Ok(()),
+        Some((id, _)) => publish(publisher, replace(id, wanted)).await,
+        None => publish(publisher, vec![create(FIRST, wanted)]).await,
+    };
+    if let Err(error) = published {
+        if origin == Origin::Made && is_refused(&error) {
+            let _ = std::fs::remove_file(file);
+        }
+        return Err(error);
     }
     Ok(AdminToken {
         text: Some(token),

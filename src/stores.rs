@@ -147,7 +147,13 @@ fn unusable(error: StoreError) -> anyhow::Error {
 
 /// Refuses to make a store beside the archive of one: the first start made both, so the store was
 /// lost, and a new one would be served in its place without a word.
-fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
+///
+/// # Errors
+/// [`CannotStart`]: that is so.
+pub fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
+    if !matches!(settings.store.kind, StoreKind::Embedded) {
+        return Ok(());
+    }
     let (store, archive) = (file(settings), archive_file(settings));
     let is_empty = |path: &Path| match path.metadata() {
         Ok(found) => found.len() == 0,

@@ -95,6 +95,8 @@ pub fn own(settings: &Settings) -> anyhow::Result<Keyring> {
     match existing(settings)? {
         Some(ring) => Ok(ring),
         None => {
+            // A new ring beside a store that is put back later would open nothing of it.
+            stores::not_lost(settings)?;
             let path = ring_file(settings);
             let ring = Keyring::generate(&*settings.region);
             write(&path, &ring.to_json())?;

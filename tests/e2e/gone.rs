@@ -52,6 +52,12 @@ fn a_store_that_is_gone_is_not_made_anew_beside_its_archive() {
         );
         assert_eq!(store.exists(), is_there, "nothing is made");
     }
+    // Nor a key ring, which would open nothing of the store that is put back.
+    let (ring, kept_ring) = (data.join("keyring.json"), data.join("ring.json"));
+    std::fs::rename(&ring, &kept_ring).expect("the key ring");
+    refused(&arguments, "", &quiet);
+    assert!(!ring.exists());
+    std::fs::rename(&kept_ring, &ring).expect("the key ring");
     std::fs::rename(&kept, &store).expect("the store");
     let gateway = Gateway::inside(folder, &Start::default());
     let bearer = format!("Bearer {key}");
