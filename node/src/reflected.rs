@@ -40,9 +40,9 @@ pub fn scrub_head(
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
 ) {
-    scrub_fields(exchange, metrics, proxy, headers, |name, in_path| {
-        may_quote(name) && !(in_path && is_mapped(name))
-    });
+    let in_path = has_secret_in_path(exchange);
+    let which = |name: &HeaderName| may_quote(name) && !(in_path && is_mapped(name));
+    scrub_fields(exchange, metrics, proxy, headers, which);
 }
 
 /// The same of the fields whose references are mapped, once they are, where the secret stands in
@@ -53,9 +53,14 @@ pub fn scrub_mapped(
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
 ) {
-    scrub_fields(exchange, metrics, proxy, headers, |name, in_path| {
-        in_path && is_mapped(name)
-    });
+    if has_secret_in_path(exchange) {
+        scrub_fields(exchange, metrics, proxy, headers, is_mapped);
+    }
+}
+
+fn has_secret_in_path(exchange: &Exchange) -> bool {
+    let credential = exchange.target_credential();
+    credential.is_some_and(|credential| credential.secret.path().is_some())
 }
 
 /// Whether a field's references are mapped to the proxy, or its path.
@@ -63,14 +68,13 @@ fn is_mapped(name: &HeaderName) -> bool {
     urls::is_mapped(name) || *name == header::SET_COOKIE
 }
 
-/// Overwrites the secret of the target in the fields that `which` names, which is also told whether
-/// the secret stands in the path.
+/// Overwrites the secret of the target in the fields that `which` names.
 fn scrub_fields(
     exchange: &mut Exchange,
     metrics: &Metrics,
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
-    which: impl Fn(&HeaderName, bool) -> bool,
+    which: impl Fn(&HeaderName) -> bool,
 ) {
     let Some(credential) = exchange.target_credential().cloned() else {
         return;
@@ -78,10 +82,9 @@ fn scrub_fields(
     let Some(scrub) = credential.secret.scrub() else {
         return;
     };
-    let in_path = credential.secret.path().is_some();
     exchange.notes.scrub = ScrubState::Searched;
     let mut times = 0;
-    for (_, value) in headers.iter_mut().filter(|(name, _)| which(name, in_path)) {
+    for (_, value) in headers.iter_mut().filter(|(name, _)| which(name)) {
         if let Some(found) = scrub.overwrite(value.as_bytes()) {
             // Stars in the place of bytes of a field value make another one.
             if let Ok(scrubbed) = HeaderValue::from_bytes(&found.text) {
