@@ -41,7 +41,7 @@ const BACKGROUND_THREADS: usize = 2;
 /// # Errors
 /// [`CannotStart`] and settings errors before anything runs; later ones when a part fails.
 pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
-    let mut settings = settings_of(Role::Dev, args.config.as_deref())?;
+    let mut settings = settings_of(Role::Dev, args.node.config.as_deref())?;
     if let Some(gateway) = args.gateway {
         settings.gateway.listen = gateway;
     }
@@ -51,7 +51,7 @@ pub fn dev(args: &DevArgs) -> anyhow::Result<()> {
     if let Some(data_dir) = &args.data_dir {
         settings.data_dir.clone_from(data_dir);
     }
-    run(settings, Mode::Dev, args.output, args.take_over)
+    run(settings, Mode::Dev, args.node.output, args.node.take_over)
 }
 
 /// What holds on a developer's machine where the settings say nothing.

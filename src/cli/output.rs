@@ -6,7 +6,7 @@ impl Command {
     /// The form of its answer, and so of its failure.
     pub fn output(&self) -> Output {
         match self {
-            Self::Dev(args) => args.output,
+            Self::Dev(args) => args.node.output,
             Self::Standalone(args) | Self::Control(args) => args.node.output,
             Self::Node(args) => args.output,
             Self::Keyring(command) => command.output(),

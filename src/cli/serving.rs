@@ -20,17 +20,9 @@ pub struct DevArgs {
     /// Folder for configuration, records and keys.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// A TOML file with settings.
-    #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Replace the process of this command that runs on the same data folder: take its listening
-    /// sockets, let it end, and serve. No connection is refused. Without such a process, start as
-    /// usual.
-    #[arg(long)]
-    pub take_over: bool,
-    /// How to say what was started.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
+    /// Those of every process that serves.
+    #[command(flatten)]
+    pub node: NodeArgs,
 }
 
 /// Arguments of `standalone` and `control`.
@@ -39,12 +31,12 @@ pub struct RoleArgs {
     /// Listen on a control address that is not loopback although there is no TLS.
     #[arg(long)]
     pub insecure_control: bool,
-    /// Those of every part of a cluster.
+    /// Those of every process that serves.
     #[command(flatten)]
     pub node: NodeArgs,
 }
 
-/// Arguments of `node`.
+/// Arguments of `node`, and of every other process that serves.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     /// A TOML file with settings.

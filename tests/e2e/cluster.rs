@@ -105,6 +105,16 @@ impl Cluster {
         control
     }
 
+    /// A node with a listener for its operator: how it is started again, and where that is.
+    pub fn watched_node(&self, name: &str) -> (Gateway, Start, String) {
+        let mut start = self.node_start(name, name);
+        let admin = address::reserved().to_string();
+        let setting = format!("[admin]\nlisten = {admin:?}\n");
+        start.config.push_str(&setting);
+        let node = Gateway::with(start.clone());
+        (node, start, format!("http://{admin}"))
+    }
+
     pub fn node(&self, name: &str, certified: &str) -> Gateway {
         Gateway::with(self.node_start(name, certified))
     }
@@ -124,14 +134,6 @@ impl Cluster {
             ..Start::default()
         }
     }
-}
-
-/// Gives a node a listener for its operator; where that will be.
-pub fn watched(start: &mut Start) -> String {
-    let admin = address::reserved().to_string();
-    let setting = format!("[admin]\nlisten = {admin:?}\n");
-    start.config.push_str(&setting);
-    format!("http://{admin}")
 }
 
 /// Makes certificates.
@@ -348,9 +350,7 @@ fn nodes_go_on_without_control_and_without_etcd() {
 fn records_wait_on_disk_for_a_control_plane_also_over_the_nodes_end() {
     let cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let mut start = cluster.node_start("gw-1", "gw-1");
-    let admin = watched(&mut start);
-    let node = Gateway::with(start.clone());
+    let (node, start, admin) = cluster.watched_node("gw-1");
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);

@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, wait_known, wait_status, watched};
+use crate::cluster::{Cluster, wait_known, wait_status};
 use crate::harness::gateway::Gateway;
 use crate::harness::http::Request;
 use crate::harness::metrics;
@@ -18,9 +18,7 @@ const AGE_MAX_S: u32 = 60;
 fn a_node_that_is_cut_off_for_long_refuses_the_credentials_that_say_so() {
     let mut cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let mut start = cluster.node_start("gw-1", "gw-1");
-    let admin = watched(&mut start);
-    let node = Gateway::with(start.clone());
+    let (node, start, admin) = cluster.watched_node("gw-1");
     let upstream = Upstream::json("{}");
     let [free, by_caller, by_target] = [(); 3].map(|()| control.proxy(&upstream.url()));
     for credential in [&by_caller.proxy_credential, &by_target.target_credential] {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, wait_status, watched};
+use crate::cluster::{Cluster, wait_status};
 use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start};
@@ -109,9 +109,7 @@ fn the_entry_of_a_killed_node_goes_with_its_lease() {
 fn a_node_without_etcd_shows_it_and_does_not_start_from_a_copy_that_is_too_old() {
     let mut cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let mut start = cluster.node_start("gw-1", "gw-1");
-    let admin = watched(&mut start);
-    let node = Gateway::with(start.clone());
+    let (node, start, admin) = cluster.watched_node("gw-1");
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, recover, wait_status, watched};
+use crate::cluster::{Cluster, recover, wait_status};
 use crate::harness::gateway::Gateway;
 use crate::harness::metrics;
 use crate::harness::upstream::Upstream;
@@ -49,9 +49,7 @@ fn a_node_without_control_planes_keeps_what_an_etcd_that_went_back_has_lost() {
     let mut cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
     let token = control.token.clone();
-    let mut start = cluster.node_start("gw-1", "gw-1");
-    let admin = watched(&mut start);
-    let node = Gateway::with(start.clone());
+    let (node, start, admin) = cluster.watched_node("gw-1");
     let upstream = Upstream::json("{}");
     let proxy = control.proxy(&upstream.url());
     wait_status(&node, &proxy, "GET", 200);

@@ -142,24 +142,8 @@ impl Bench {
         let draft = apply(&self.config, &operations, &context).unwrap();
         let packed = draft.commit(&self.config, 0, seal::random_name()).unwrap();
         self.config = packed.config;
-        self.revision += 1;
         let org = self.config.org;
-        let state = OrgState {
-            config: Arc::new(self.config.clone()),
-            sealed: Arc::default(),
-            sealed_whole: true,
-            retired: Arc::default(),
-        };
-        let world = World {
-            revision: proto::store::Revision(self.revision),
-            orgs: [(org, Arc::new(state))].into(),
-            slugs: [("acme".to_owned(), org)].into(),
-            faults: vec![],
-            tests: Default::default(),
-            gateways: Arc::new(self.gateways.clone()),
-            asked: None,
-        };
-        let compiled = self.compiler.compile(&world);
+        let compiled = self.compile(self.config.clone());
         assert!(compiled.faults.is_empty(), "{:?}", compiled.faults);
         let forms = &self.compiler.before[&org].proxies;
         // Each answers to what it is called now, and nothing else is known.
@@ -181,6 +165,25 @@ impl Bench {
         [1, 2].map(|bits| forms.get(&ProxyId::from_bits(bits)).cloned())
     }
 
+    /// Compiles the next world, which has this one organisation.
+    fn compile(&mut self, config: OrgConfig) -> Outcome {
+        self.revision += 1;
+        let org = config.org;
+        let state = OrgState {
+            config: Arc::new(config),
+            sealed: Arc::default(),
+            sealed_whole: true,
+            retired: Arc::default(),
+        };
+        self.compiler.compile(&World {
+            revision: proto::store::Revision(self.revision),
+            orgs: [(org, Arc::new(state))].into(),
+            slugs: [("acme".to_owned(), org)].into(),
+            gateways: Arc::new(self.gateways.clone()),
+            ..World::default()
+        })
+    }
+
     /// Compiles a version in which the first proxy is changed and cannot be compiled; says whether
     /// its last good form is still in effect.
     fn break_one(&mut self, change: fn(&mut Proxy)) -> bool {
@@ -192,22 +195,8 @@ impl Bench {
         change(broken);
         let missing = CredentialId::from_bits(99);
         broken.proxy_credential_ids.push(missing);
-        self.revision += 1;
         let org = self.config.org;
-        let state = OrgState {
-            config: Arc::new(config),
-            sealed: Arc::default(),
-            sealed_whole: true,
-            retired: Arc::default(),
-        };
-        let world = World {
-            revision: proto::store::Revision(self.revision),
-            orgs: [(org, Arc::new(state))].into(),
-            slugs: [("acme".to_owned(), org)].into(),
-            gateways: Arc::new(self.gateways.clone()),
-            ..World::default()
-        };
-        let compiled = self.compiler.compile(&world);
+        let compiled = self.compile(config);
         let [fault] = &compiled.faults[..] else {
             panic!("{:?}", compiled.faults);
         };

@@ -149,14 +149,7 @@ impl Shared {
     ) -> Result<Vec<Option<KeyValue>>, StoreError> {
         let request = self.prefix.reads(keys);
         let answer = self
-            .endpoints
-            .call(deadline, Call::Repeatable, NO_LEASE, |client| {
-                let mut kv = client
-                    .kv_client()
-                    .max_decoding_message_size(TXN_ANSWER_BYTES_MAX);
-                let request = request.clone();
-                async move { kv.txn(request).await }
-            })
+            .send(request, (Call::Repeatable, NO_LEASE), deadline)
             .await?;
         self.prefix.found(&answer)
     }
@@ -209,17 +202,27 @@ impl Shared {
             super::Op::Put { lease, .. } => *lease,
             super::Op::Delete(_) => None,
         });
-        let answer = self
-            .endpoints
-            .call(deadline, Call::Once, lease.unwrap_or(NO_LEASE), |client| {
+        let call = (Call::Once, lease.unwrap_or(NO_LEASE));
+        let answer = self.send(request, call, deadline).await?;
+        self.prefix.outcome(&answer)
+    }
+
+    /// Sends a transaction, whose answer may be long.
+    async fn send(
+        &self,
+        request: etcd_client::Txn,
+        (call, lease): (Call, LeaseId),
+        deadline: Instant,
+    ) -> Result<etcd_client::TxnResponse, StoreError> {
+        self.endpoints
+            .call(deadline, call, lease, |client| {
                 let mut kv = client
                     .kv_client()
                     .max_decoding_message_size(TXN_ANSWER_BYTES_MAX);
                 let request = request.clone();
                 async move { kv.txn(request).await }
             })
-            .await?;
-        self.prefix.outcome(&answer)
+            .await
     }
 
     async fn watch(
