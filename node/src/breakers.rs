@@ -54,7 +54,8 @@ struct Watched {
 #[derive(Debug)]
 pub struct Admitted {
     breaker: Arc<TargetBreaker>,
-    ticket: Ticket,
+    /// Gone when its outcome was told.
+    ticket: Option<Ticket>,
     health: Health,
 }
 
@@ -107,11 +108,11 @@ impl TargetBreaker {
     /// # Errors
     /// The breaker is open: 503 `circuit-open` with the time until it is worth asking again.
     pub fn admit(self: &Arc<Self>) -> Result<Admitted, EarlyEnd> {
-        let admission = self.with(|breaker| breaker.admit(Instant::now()));
+        let (admission, _) = self.with(|breaker| breaker.admit(Instant::now()));
         match admission {
             Admission::Pass(ticket) => Ok(Admitted {
                 breaker: Arc::clone(self),
-                ticket,
+                ticket: Some(ticket),
                 health: Health::Unknown,
             }),
             Admission::Refuse { retry_after } => {
@@ -126,8 +127,8 @@ impl TargetBreaker {
         }
     }
 
-    /// Runs `act` on the breaker and tells when it opens or closes.
-    fn with<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
+    /// Runs `act` on the breaker and tells when it opens or closes; gives whether it opened.
+    fn with<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> (T, bool) {
         let mut watched = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = watched.breaker.state();
         let outcome = act(&mut watched.breaker);
@@ -146,35 +147,44 @@ impl TargetBreaker {
                 }
             }
         }
-        outcome
+        (outcome, before != after && after == BreakerState::Open)
     }
 }
 
 impl Admitted {
-    /// The target answered with this status.
-    pub fn answered(mut self, status: StatusCode) {
+    /// The target answered with this status. Gives whether the breaker opens for it.
+    pub fn answered(mut self, status: StatusCode) -> bool {
         let failed = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
         self.health = match failed {
             true => Health::Failure,
             false => Health::Success,
         };
+        self.tell()
     }
 
-    /// The target did not answer.
-    pub fn failed(mut self, failure: &Failure) {
+    /// The target did not answer. Gives whether the breaker opens for it.
+    pub fn failed(mut self, failure: &Failure) -> bool {
         self.health = match failure.kind.fault() {
             Fault::Target => Health::Failure,
             // The gateway or the caller ended it.
             Fault::Configuration | Fault::Gateway | Fault::Caller => Health::Unknown,
         };
+        self.tell()
+    }
+
+    fn tell(&mut self) -> bool {
+        let Some(ticket) = self.ticket.take() else {
+            return false;
+        };
+        let health = self.health;
+        let record = |breaker: &mut Breaker| breaker.record(ticket, health, Instant::now());
+        self.breaker.with(record).1
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let (ticket, health) = (self.ticket, self.health);
-        self.breaker
-            .with(|breaker| breaker.record(ticket, health, Instant::now()));
+        self.tell();
     }
 }
 
@@ -230,9 +240,9 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    fn answered(breaker: &Arc<TargetBreaker>, status: u16) {
+    fn answered(breaker: &Arc<TargetBreaker>, status: u16) -> bool {
         let admitted = breaker.admit().unwrap();
-        admitted.answered(StatusCode::from_u16(status).unwrap());
+        admitted.answered(StatusCode::from_u16(status).unwrap())
     }
 
     #[test]
@@ -241,10 +251,10 @@ mod tests {
         let json = serde_json::json!({"consecutive_failures": 2, "open_ms": 3_600_000});
         let breaker = breakers.of(ID, "https://a.example", &settings(json));
         for status in [500, 501, 503] {
-            answered(&breaker, status);
+            assert!(!answered(&breaker, status));
         }
         drop(breaker.admit().unwrap());
-        answered(&breaker, 502);
+        assert!(answered(&breaker, 502), "and says that it opened");
         let end = breaker.admit().unwrap_err();
         assert_eq!(end.code, Code::CircuitOpen);
         assert_eq!(end.headers, [("retry-after", "3600".to_owned())]);
@@ -273,14 +283,18 @@ mod tests {
             let breaker = breakers.of(ID, &at.to_string(), &one);
             let is_targets = kind.fault() == Fault::Target;
             assert_eq!(is_targets, at > 3, "{kind}");
-            breaker.admit().unwrap().failed(&Failure {
+            let opened = breaker.admit().unwrap().failed(&Failure {
                 kind,
                 maybe_carried_out: false,
                 attempts: 0,
                 earlier: Vec::new(),
                 again: None,
             });
-            assert_eq!(breaker.is_open(), is_targets, "{at}");
+            assert_eq!(
+                (breaker.is_open(), opened),
+                (is_targets, is_targets),
+                "{at}"
+            );
         }
     }
 
@@ -320,7 +334,7 @@ mod tests {
         answered(&breaker, 500);
         let later = Instant::now() + Duration::from_millis(100);
         assert_eq!(breaker.share(later, slow), WHOLE, "a probe may go");
-        let admission = breaker.with(|breaker| breaker.admit(later));
+        let (admission, _) = breaker.with(|breaker| breaker.admit(later));
         let Admission::Pass(ticket) = admission else {
             panic!("a probe may go");
         };

@@ -121,7 +121,8 @@ pub async fn run(
                 proxy,
                 caller: exchange.caller.as_ref(),
                 successor: &mut exchange.successor,
-                refusal: &mut exchange.notes.refusal,
+                notes: &mut exchange.notes,
+                started: exchange.started,
                 metrics,
             };
             let mut gate = |attempt: u32, head: &mut RequestHead| {

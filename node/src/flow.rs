@@ -16,12 +16,14 @@ use proto::filter::Redactions;
 use proto::id::{CredentialId, FilterId, RequestId, RuleId};
 use proto::outcome::{Code, EarlyEnd};
 use proto::record::{
-    Attempt, AuthFailure, Denial, KeyHint, PresentedKey, ScrubState, StageTime, UpstreamId,
+    Attempt, AuthFailure, Denial, KeyHint, PresentedKey, ScrubState, SpanEvents, StageTime,
+    UpstreamId,
 };
 
 use crate::actor::{STAGES, StageKind};
 use crate::body::{ByteStream, RequestBody};
 use crate::elsewhere::Said;
+use crate::events::us_since;
 use crate::limits::{SlotToken, Tokens};
 use crate::metering::Applied;
 use crate::metrics::Permit;
@@ -321,6 +323,8 @@ pub struct Notes {
     pub spends: Spends,
     /// The W3C trace id of the request.
     pub trace_id: Option<u128>,
+    /// What happened inside stages.
+    pub events: SpanEvents,
 }
 
 impl Notes {
@@ -330,15 +334,6 @@ impl Notes {
             Some(before) => format!("{before}; {warning}"),
             None => warning,
         });
-    }
-
-    /// Notes what filters did to a body, and gives what may go on of it.
-    pub fn filtered(&mut self, applied: proto::filter::Applied) -> Bytes {
-        let changed = applied.changed.iter();
-        self.filters_changed
-            .extend(changed.filter_map(|id| id.parse::<FilterId>().ok()));
-        self.redacted.add(&applied.redacted);
-        applied.body.into()
     }
 }
 
@@ -351,7 +346,7 @@ impl Exchange {
 
     /// Microseconds since its start, as many as marks hold.
     pub fn elapsed_us(&self) -> u32 {
-        u32::try_from(self.started.elapsed().as_micros()).unwrap_or(u32::MAX)
+        us_since(self.started)
     }
 
     /// What the caller is answered.

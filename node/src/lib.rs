@@ -21,6 +21,7 @@ pub mod decoded;
 pub mod digests;
 pub mod elsewhere;
 pub mod endpoints;
+pub mod events;
 pub mod explained;
 pub mod facts;
 pub mod failover;

@@ -3,13 +3,16 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use proto::event_stream::{EventFilter, StreamEnd};
 use proto::filter::Redactions;
 use proto::id::FilterId;
 use proto::outcome::{Code, EarlyEnd};
+use proto::record::{SpanEvent, SpanEventKind, Stage};
 
+use crate::events::us_since;
 use crate::flow::Outbound;
 use crate::upstream::{AnswerBody, AnswerError};
 use crate::validating::{Side, Violations};
@@ -157,5 +160,14 @@ impl EventBody {
     /// The filters that changed something so far.
     pub fn changed(&self) -> impl Iterator<Item = FilterId> {
         self.filter.changed().filter_map(|id| id.parse().ok())
+    }
+
+    /// The same for the record of a request that began then, as it is known now.
+    pub fn events(&self, started: Instant) -> impl Iterator<Item = SpanEvent> {
+        let at_us = us_since(started);
+        self.filter.changed().map(move |id| {
+            let kind = SpanEventKind::FilterChanged;
+            SpanEvent::new(kind, Stage::Respond, at_us).of(Some(id.into()))
+        })
     }
 }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use proto::outcome::EarlyEnd;
-use proto::record::{Attempt, Record};
+use proto::record::{Attempt, Record, SpanEventKind};
 
+use crate::actor::StageKind;
 use crate::attempts;
 use crate::endpoints::Picked;
 use crate::flow::Exchange;
@@ -38,10 +39,16 @@ pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, se
             exchange.notes.endpoints.push(Arc::clone(&endpoint.label));
         }
     }
-    match (picked.admitted, &sent) {
+    let opened = match (picked.admitted, &sent) {
         (Some(admitted), Ok(answer)) => admitted.answered(answer.status),
         (Some(admitted), Err(SendError::Failed(failure))) => admitted.failed(failure),
-        _ => {}
+        _ => false,
+    };
+    if opened {
+        let endpoint = proxy.target.endpoints.get(picked.at);
+        let label = endpoint.map(|endpoint| Arc::clone(&endpoint.label));
+        let mut noting = exchange.noting(StageKind::Forward);
+        noting.add(SpanEventKind::BreakerOpened, label);
     }
     sent
 }
@@ -109,6 +116,12 @@ pub fn durations<'p>(
             asked.map(|endpoint| &endpoint.durations)
         }
     }
+}
+
+/// The region that a request was passed on to.
+pub fn forwarded_to(proxy: &CompiledProxy, attempts: u32, endpoint: usize) -> Option<Arc<str>> {
+    let gateway = proxy.elsewhere.as_ref()?.gateways.get(endpoint)?;
+    (attempts > 0).then(|| Arc::clone(&gateway.region))
 }
 
 /// Adds attempts, all but the last of them to the same endpoint as that.

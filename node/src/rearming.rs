@@ -6,6 +6,7 @@
 //! must cost no request.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -13,12 +14,14 @@ use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use proto::credential::sending::{self, Standing, Withheld};
 use proto::outcome::{Code, EarlyEnd};
-use proto::record::AuthFailure;
+use proto::record::{AuthFailure, SpanEventKind};
 use tracing::error;
 
+use crate::actor::StageKind;
 use crate::credentials::vault::Injection;
 use crate::credentials::words;
-use crate::flow::Caller;
+use crate::events::Noting;
+use crate::flow::{Caller, Notes};
 use crate::hygiene::fields;
 use crate::metrics::Metrics;
 use crate::snapshot::{CompiledProxy, TargetCredential};
@@ -33,8 +36,10 @@ pub struct Rearming<'e> {
     pub caller: Option<&'e Caller>,
     /// What its target's credential was replaced by, where it was.
     pub successor: &'e mut Option<Arc<TargetCredential>>,
-    /// Why its key is refused.
-    pub refusal: &'e mut Option<AuthFailure>,
+    /// Says why its key is refused, and what else happens.
+    pub notes: &'e mut Notes,
+    /// When the request began.
+    pub started: Instant,
     /// Counts secrets that were not sent.
     pub metrics: &'e Metrics,
 }
@@ -60,20 +65,22 @@ impl Rearming<'_> {
     /// 401, or 502 where there is no secret any more.
     fn look(&mut self, attempt: u32, head: &mut RequestHead) -> Result<(), EarlyEnd> {
         if let Some(end) = revoked(self.proxy, self.caller, attempt) {
-            *self.refusal = Some(AuthFailure::Retired);
+            self.notes.refusal = Some(AuthFailure::Retired);
             return Err(end);
         }
         let Some(pinned) = &self.proxy.target_credential else {
             return Ok(());
         };
+        let events = &mut self.notes.events;
+        let noting = Noting::new(events, StageKind::Forward, self.started);
         let sent = self.successor.as_ref().unwrap_or(pinned);
         let newest = match successor(pinned) {
             Some(newest) if newest.generation != sent.generation => newest,
             // What was revoked since is known by its end alone.
             _ if !sent.end.is_known() => return Ok(()),
-            _ => return sendable(self.metrics, sent, self.proxy),
+            _ => return sendable((self.metrics, noting), sent, self.proxy),
         };
-        sendable(self.metrics, &newest, self.proxy)?;
+        sendable((self.metrics, noting), &newest, self.proxy)?;
         let new = injection(&newest)?;
         let empty = Injection::default();
         // What cannot be opened was not sent either.
@@ -123,7 +130,7 @@ fn is_over(proxy: &CompiledProxy, caller: &Caller) -> bool {
 /// # Errors
 /// 502: it is not for the target's hosts, or there is no secret in force.
 pub fn sendable(
-    metrics: &Metrics,
+    told: (&Metrics, Noting<'_>),
     credential: &TargetCredential,
     proxy: &CompiledProxy,
 ) -> Result<(), EarlyEnd> {
@@ -131,7 +138,7 @@ pub fn sendable(
     let form = (credential.auth_type, credential.hosts.as_slice());
     match sending::judge(form, standing(credential), origins) {
         Ok(()) => Ok(()),
-        Err(Withheld::Unbound) => Err(unbound(metrics, credential, proxy)),
+        Err(Withheld::Unbound) => Err(unbound(told, credential, proxy)),
         Err(why) => Err(EarlyEnd::new(Code::CredentialUnavailable, why.to_string())),
     }
 }
@@ -145,9 +152,16 @@ fn standing(credential: &TargetCredential) -> Standing {
     }
 }
 
-/// The end of a request to a host that its credential is not for, counted and told the operator.
-fn unbound(metrics: &Metrics, credential: &TargetCredential, proxy: &CompiledProxy) -> EarlyEnd {
+/// The end of a request to a host that its credential is not for, counted, noted and told the
+/// operator.
+fn unbound(
+    (metrics, mut noting): (&Metrics, Noting<'_>),
+    credential: &TargetCredential,
+    proxy: &CompiledProxy,
+) -> EarlyEnd {
     metrics.secret_refused();
+    let id = credential.id.to_string();
+    noting.add(SpanEventKind::CredentialHostMismatch, Some(id.into()));
     error!(
         event = words::HOST_MISMATCH,
         credential = %credential.id,

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 use proto::body_view::Coding;
 use proto::id::{ProxyId, RequestId};
 use proto::proxy::ScrubBodies;
-use proto::record::ScrubState;
+use proto::record::{ScrubState, SpanEvent, SpanEventKind, Stage};
 use tracing::warn;
 
 use crate::credentials::edges::{self, Cut};
@@ -42,7 +42,7 @@ pub fn scrub_head(
 ) {
     let in_path = has_secret_in_path(exchange);
     let which = |name: &HeaderName| may_quote(name) && !(in_path && is_mapped(name));
-    scrub_fields(exchange, metrics, proxy, headers, which);
+    scrub_fields(exchange, (metrics, Stage::Forward), proxy, headers, which);
 }
 
 /// The same of the fields whose references are mapped, once they are, where the secret stands in
@@ -54,7 +54,13 @@ pub fn scrub_mapped(
     headers: &mut HeaderMap,
 ) {
     if has_secret_in_path(exchange) {
-        scrub_fields(exchange, metrics, proxy, headers, is_mapped);
+        scrub_fields(
+            exchange,
+            (metrics, Stage::Filter),
+            proxy,
+            headers,
+            is_mapped,
+        );
     }
 }
 
@@ -71,7 +77,7 @@ fn is_mapped(name: &HeaderName) -> bool {
 /// Overwrites the secret of the target in the fields that `which` names.
 fn scrub_fields(
     exchange: &mut Exchange,
-    metrics: &Metrics,
+    (metrics, stage): (&Metrics, Stage),
     proxy: &CompiledProxy,
     headers: &mut HeaderMap,
     which: impl Fn(&HeaderName) -> bool,
@@ -94,9 +100,23 @@ fn scrub_fields(
         }
     }
     if times > 0 {
-        exchange.notes.scrubbed += times;
+        note(exchange, stage, &credential, times);
         tell(metrics, exchange.id, proxy.id, &credential);
     }
+}
+
+/// The record says it: so often, just now, in this stage.
+fn note(exchange: &mut Exchange, stage: Stage, credential: &TargetCredential, times: u32) {
+    exchange.notes.scrubbed += times;
+    let event = event(credential, stage, exchange.elapsed_us(), times);
+    exchange.notes.events.add(event);
+}
+
+/// A secret that was found so often, the first time then.
+pub fn event(credential: &TargetCredential, stage: Stage, at_us: u32, times: u32) -> SpanEvent {
+    let event = SpanEvent::new(SpanEventKind::SecretReflected, stage, at_us);
+    let id = credential.id.to_string();
+    event.of(Some(id.into())).counted(times)
 }
 
 /// Whether a field may quote a request: these say when, what and how long.
@@ -206,7 +226,7 @@ pub fn scrub_body(
                 Some(Overwritten { text, times }) => {
                     forget_digests(&mut answer.headers);
                     answer.headers.remove(header::ETAG);
-                    exchange.notes.scrubbed += times;
+                    note(exchange, Stage::Filter, credential, times);
                     tell(metrics, exchange.id, proxy.id, credential);
                     text
                 }

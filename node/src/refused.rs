@@ -23,16 +23,19 @@ fn near(applied: &Applied) -> Option<String> {
     ))
 }
 
-fn without_store(applied: &Applied) -> Option<String> {
+/// What passes without its owner and the store, and how.
+pub fn alone(applied: &Applied) -> Option<(&str, Mode)> {
     let meter = applied.first.passing_by();
     let slots = || {
         let mut all = applied.slots.iter();
         let open = all.find(|slots| slots.passes_all())?;
         Some((open.key().id(), Mode::Open))
     };
-    let (id, mode) = meter
-        .map(|(meter, mode)| (meter.id(), mode))
-        .or_else(slots)?;
+    meter.map(|(meter, mode)| (meter.id(), mode)).or_else(slots)
+}
+
+fn without_store(applied: &Applied) -> Option<String> {
+    let (id, mode) = alone(applied)?;
     let mode = mode.name();
     Some(format!(
         "{id} goes by {mode}: neither the node that keeps it nor the store can be reached"

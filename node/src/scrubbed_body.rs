@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use proto::id::{ProxyId, RequestId};
+use proto::record::{SpanEvent, Stage};
 
 use crate::credentials::edges::{self, Begin, Cut};
 use crate::credentials::scrub::{Overwritten, Tail};
@@ -22,6 +24,8 @@ pub struct ScrubbedBody {
     source: Source,
     tail: Tail,
     times: u32,
+    /// When it was found first.
+    found_at: Option<Instant>,
     begin: Begin,
     /// Whether its end may be a piece of a form: it is a part of another body.
     cut_end: bool,
@@ -111,6 +115,7 @@ impl ScrubbedBody {
             source,
             tail: Tail::default(),
             times: 0,
+            found_at: None,
             begin: Begin::of(cut),
             cut_end: cut.end,
             request,
@@ -156,6 +161,7 @@ impl ScrubbedBody {
         }
         let Overwritten { text, times } = found;
         if times > 0 && self.times == 0 {
+            self.found_at = Some(Instant::now());
             reflected::tell(&self.metrics, self.request, self.proxy, &self.credential);
         }
         self.times += times;
@@ -182,6 +188,14 @@ impl ScrubbedBody {
     /// How often the secret was found so far.
     pub fn times(&self) -> u32 {
         self.times
+    }
+
+    /// That it was found, for the record of a request that began then; none where it was not.
+    pub fn event(&self, started: Instant) -> Option<SpanEvent> {
+        let at = self.found_at?.saturating_duration_since(started);
+        let at_us = u32::try_from(at.as_micros()).unwrap_or(u32::MAX);
+        let (stage, times) = (Stage::Respond, self.times);
+        Some(reflected::event(&self.credential, stage, at_us, times))
     }
 
     /// What is searched, as far as it was not taken.

@@ -9,29 +9,40 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::outcome::EarlyEnd;
-use proto::record::MeterSpend;
+use proto::record::{MeterSpend, SpanEvents};
 
-use crate::limits::{Clock, DrawAll, MeterSet, Reserved, Sent, SlotToken, SystemClock, Tokens};
+use crate::actor::StageKind;
+use crate::events::Noting;
+use crate::limits::{
+    Clock, DrawAll, MeterSet, OnHold, Reserved, Sent, SlotToken, SystemClock, Tokens,
+};
 use crate::metering::Applied;
 use crate::refused::{in_flight, late, refused};
 use crate::upstream::{Hold, Leave};
 
 /// Draws everything that a request spends, waiting where it has to: tokens of its meters, then a
-/// place among the calls in flight.
+/// place among the calls in flight. What it waits for is noted.
 ///
 /// # Errors
 /// 429 or 503 of the meter that refuses; what was drawn goes back.
-pub async fn draw(applied: &Applied) -> Result<(Option<Tokens>, Vec<SlotToken>), EarlyEnd> {
+pub async fn draw(
+    applied: &Applied,
+    mut noting: Noting<'_>,
+) -> Result<(Option<Tokens>, Vec<SlotToken>), EarlyEnd> {
     let tokens = match applied.first.is_empty() {
         true => None,
         false => {
             let drawn = match applied.first.draw(SystemClock.boot_ns()) {
                 DrawAll::Drawn(tokens) => Ok(tokens),
                 DrawAll::Refused(refusal) => Err(refusal),
-                DrawAll::Wait(waiting) => waiting.granted(applied.priority).await,
+                DrawAll::Wait(waiting) => {
+                    let on_hold = |what, meter| noting.hold(what, meter);
+                    waiting.granted(applied.priority, on_hold).await
+                }
             };
             Some(drawn.map_err(|refusal| refused(&refusal))?)
         }
@@ -141,6 +152,16 @@ pub struct Attempts {
     /// What its answer will be held against.
     reserved: Vec<Reserved>,
     spends: Spends,
+    waits: Waits,
+}
+
+/// What happens to the attempts of a request that wait for tokens; noted by what waits, which they
+/// do not have at hand.
+struct Waits {
+    /// When the request began.
+    started: Instant,
+    /// Made by the first that waits.
+    events: Option<Rc<RefCell<SpanEvents>>>,
 }
 
 /// What a request has spent of each meter so far; shared with what corrects it.
@@ -181,9 +202,25 @@ impl Spends {
     }
 }
 
+impl Waits {
+    /// Notes that an attempt waits for its turn at a meter, or no more.
+    fn noting(&mut self) -> impl FnMut(OnHold, Option<Arc<str>>) + use<> {
+        let events = Rc::clone(self.events.get_or_insert_default());
+        let started = self.started;
+        move |what, meter| {
+            let mut events = events.borrow_mut();
+            Noting::new(&mut events, StageKind::Forward, started).hold(what, meter);
+        }
+    }
+}
+
 impl Attempts {
-    /// Of a request whose first attempt has these tokens.
-    pub fn new(applied: Applied, tokens: Option<Tokens>, spends: Spends) -> Self {
+    /// Of a request that began then and whose first attempt has these tokens.
+    pub fn new(
+        applied: Applied,
+        tokens: Option<Tokens>,
+        (spends, started): (Spends, Instant),
+    ) -> Self {
         Self {
             applied,
             spending: tokens.into(),
@@ -191,6 +228,10 @@ impl Attempts {
             passed: 0,
             reserved: Vec::new(),
             spends,
+            waits: Waits {
+                started,
+                events: None,
+            },
         }
     }
 
@@ -198,6 +239,12 @@ impl Attempts {
     /// attempt. What earlier ones have cost nobody knows.
     pub fn into_reserved(mut self) -> Vec<Reserved> {
         std::mem::take(&mut self.reserved)
+    }
+
+    /// What happened while they waited, since it was asked for last.
+    pub fn take_events(&mut self) -> SpanEvents {
+        let events = self.waits.events.take();
+        events.map(|events| events.take()).unwrap_or_default()
     }
 
     /// How many attempts were let go.
@@ -217,7 +264,8 @@ impl Attempts {
             self.attempt = attempt;
             self.spending = Spending::due(meters);
         }
-        let (sent, leave) = self.spending.spend(meters, self.applied.priority)?;
+        let priority = self.applied.priority;
+        let (sent, leave) = self.spending.spend(meters, priority, &mut self.waits)?;
         self.passed = attempt;
         for spent in sent.spent {
             self.spends.add(spent);
@@ -258,7 +306,12 @@ impl Spending {
     ///
     /// # Errors
     /// 429 or 503 of the meter that refuses, or what to wait for.
-    fn spend(&mut self, meters: &MeterSet, priority: u8) -> Result<(Sent, Leave), Hold<EarlyEnd>> {
+    fn spend(
+        &mut self,
+        meters: &MeterSet,
+        priority: u8,
+        waits: &mut Waits,
+    ) -> Result<(Sent, Leave), Hold<EarlyEnd>> {
         let tokens = match std::mem::take(self) {
             Self::Nothing => return Ok((Sent::default(), None)),
             Self::Due => None,
@@ -280,8 +333,9 @@ impl Spending {
             DrawAll::Wait(waiting) => {
                 let place = Rc::new(Cell::new(None));
                 *self = Self::Awaited(place.clone());
+                let on_hold = waits.noting();
                 Err(Hold::Until(Box::pin(async move {
-                    let granted = waiting.granted(priority).await;
+                    let granted = waiting.granted(priority, on_hold).await;
                     place.set(Some(granted.map_err(|refusal| refused(&refusal))?));
                     Ok(())
                 })))
@@ -317,19 +371,25 @@ mod tests {
             ..Applied::default()
         };
         for _ in 0..3 {
-            let tokens = draw(&applied).await.unwrap().0.unwrap();
+            let mut events = SpanEvents::default();
+            let noting = Noting::new(&mut events, StageKind::Forward, Instant::now());
+            let tokens = draw(&applied, noting).await.unwrap().0.unwrap();
             while tokens.are_live(SystemClock.boot_ns()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let mut spending = Spending::from(Some(tokens));
-            while let Err(hold) = spending.spend(&meters, 0) {
+            let mut waits = Waits {
+                started: Instant::now(),
+                events: None,
+            };
+            while let Err(hold) = spending.spend(&meters, 0, &mut waits) {
                 match hold {
                     Hold::Until(ready) => ready.await.unwrap(),
                     Hold::Refused(end) => panic!("{end:?}"),
                 }
             }
             assert!(
-                spending.spend(&meters, 0).is_ok(),
+                spending.spend(&meters, 0, &mut waits).is_ok(),
                 "spent once, whoever asks"
             );
         }

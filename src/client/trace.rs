@@ -66,15 +66,40 @@ fn lines(trace: &Value) -> Vec<String> {
             text(&span["decision"]),
         );
         lines.push(line.trim_end().to_owned());
+        let events = span["events"].as_array().into_iter().flatten();
+        lines.extend(events.map(|event| event_line(event, whole_us)));
+    }
+    if let Some(dropped) = trace["events_dropped"].as_u64().filter(|count| *count > 0) {
+        lines.push(format!(
+            "{dropped} more events, which the record has no room for"
+        ));
     }
     lines
 }
 
+/// What happened inside the span above: at its place, with the time since the request's start.
+fn event_line(event: &Value, whole_us: u64) -> String {
+    let at_us = event["at_us"].as_u64().unwrap_or_default();
+    let column = column(at_us, whole_us).min(BAR_COLUMNS - 1);
+    let marks = (0..BAR_COLUMNS).map(|at| if at == column { '·' } else { ' ' });
+    let text = event["text"].as_str().map(shown).unwrap_or_default();
+    format!(
+        "{:15}|{}| {:>11}  {text}",
+        "",
+        marks.collect::<String>(),
+        format!("at {}", milliseconds(at_us)),
+    )
+}
+
+/// The column of an instant.
+fn column(us: u64, whole_us: u64) -> u64 {
+    us.min(whole_us).saturating_mul(BAR_COLUMNS) / whole_us.max(1)
+}
+
 /// Where a span lies in the whole. Every span is seen: the shortest as a thin line.
 fn bar(start_us: u64, duration_us: u64, whole_us: u64) -> String {
-    let column = |us: u64| us.min(whole_us).saturating_mul(BAR_COLUMNS) / whole_us.max(1);
-    let from = column(start_us).min(BAR_COLUMNS - 1);
-    let to = column(start_us.saturating_add(duration_us));
+    let from = column(start_us, whole_us).min(BAR_COLUMNS - 1);
+    let to = column(start_us.saturating_add(duration_us), whole_us);
     (0..BAR_COLUMNS)
         .map(|at| match at {
             at if (from..to).contains(&at) => '█',
@@ -102,8 +127,12 @@ mod tests {
                 {"name": "forward", "kind": "stage", "start_us": 500, "duration_us": 500,
                  "outcome": "end", "decision": "upstream-timeout"},
                 {"name": "attempt 1", "kind": "attempt", "start_us": 500, "duration_us": 250,
-                 "outcome": "end", "decision": "reset"},
+                 "outcome": "end", "decision": "reset", "events": [
+                    {"kind": "retry", "at_us": 750, "subject": null, "count": 1,
+                     "text": "retry 1\n"},
+                 ]},
             ],
+            "events_dropped": 2,
         });
         let lines = lines(&trace);
         assert_eq!(lines[0], "GET /x: 504 upstream-timeout in 1.00 ms");
@@ -137,6 +166,11 @@ mod tests {
             lines[4],
             format!("  attempt 1   !|{}|     0.25 ms  reset", bar(20, 30))
         );
+        let place = format!("{}·{}", " ".repeat(30), " ".repeat(9));
+        let event = format!("{}|{place}|  at 0.75 ms  retry 1", " ".repeat(15));
+        assert!(lines[5].starts_with(&event), "{}", lines[5]);
+        assert!(!lines[5].contains('\n'));
+        assert!(lines[6].starts_with("2 more events"), "{}", lines[6]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! Every attribute of our own that spans carry. The table in the tests says what each means, and
-//! `docs/traces.md` is made from it (`UPDATE_DOCS=1`).
+//! Every attribute of our own that spans carry, and every event of theirs. The tables in the tests
+//! say what each means, and `docs/traces.md` is made from them (`UPDATE_DOCS=1`).
+
+use proto::record::SpanEventKind;
 
 /// The request's id.
 pub const REQUEST_ID: &str = "requestrocket.request.id";
@@ -39,6 +41,52 @@ pub const NODE: &str = "requestrocket.node";
 pub const OUTCOME: &str = "requestrocket.stage.outcome";
 /// Connection.
 pub const REUSED: &str = "requestrocket.connection.reused";
+/// The meter of an event.
+pub const METER: &str = "requestrocket.meter.id";
+/// The endpoint of an event.
+pub const ENDPOINT: &str = "requestrocket.endpoint";
+/// The filter of an event.
+pub const FILTER: &str = "requestrocket.filter.id";
+/// How often a secret was overwritten.
+pub const OVERWRITTEN: &str = "requestrocket.secret.overwritten";
+/// How often it was sent before, as the conventions name it.
+const RESEND_COUNT: &str = "http.request.resend_count";
+
+/// The name of an event.
+pub const fn event(kind: SpanEventKind) -> &'static str {
+    match kind {
+        SpanEventKind::Retry => "requestrocket.retry",
+        SpanEventKind::HoldBegan => "requestrocket.hold.began",
+        SpanEventKind::HoldEnded => "requestrocket.hold.ended",
+        SpanEventKind::BreakerOpened => "requestrocket.breaker.opened",
+        SpanEventKind::CredentialHostMismatch => "requestrocket.credential.host_mismatch",
+        SpanEventKind::SecretReflected => "requestrocket.secret.reflected",
+        SpanEventKind::FilterChanged => "requestrocket.filter.changed",
+        SpanEventKind::MeterLocalShare => "requestrocket.meter.local_share",
+        SpanEventKind::MeterFailOpen => "requestrocket.meter.fail_open",
+    }
+}
+
+/// The attribute of an event that says what it happened to.
+pub const fn subject(kind: SpanEventKind) -> &'static str {
+    match kind {
+        SpanEventKind::Retry | SpanEventKind::BreakerOpened => ENDPOINT,
+        SpanEventKind::HoldBegan
+        | SpanEventKind::HoldEnded
+        | SpanEventKind::MeterLocalShare
+        | SpanEventKind::MeterFailOpen => METER,
+        SpanEventKind::CredentialHostMismatch | SpanEventKind::SecretReflected => TARGET_CREDENTIAL,
+        SpanEventKind::FilterChanged => FILTER,
+    }
+}
+
+/// The attribute of an event that counts; of most there is none.
+pub const fn count(kind: SpanEventKind) -> &'static str {
+    match kind {
+        SpanEventKind::Retry => RESEND_COUNT,
+        _ => OVERWRITTEN,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -171,18 +219,89 @@ mod tests {
             "CLIENT",
             "Whether the connection had served a request before",
         ),
+        attribute(METER, "string", "events of meters", "The meter"),
+        attribute(
+            ENDPOINT,
+            "string",
+            "`…retry`, `…breaker.opened`",
+            "The endpoint of the target, where it has several, or the address of the breaker",
+        ),
+        attribute(FILTER, "string", "`…filter.changed`", "The filter"),
+        attribute(
+            OVERWRITTEN,
+            "int",
+            "`…secret.reflected`",
+            "How often the secret was overwritten",
+        ),
     ];
 
-    /// Where the table stands in the documentation.
-    const BEGIN: &str = "<!-- attributes: made from src/traces/attributes.rs -->\n";
-    const END: &str = "<!-- end of attributes -->";
+    /// What an event means, and the stages whose spans have it.
+    const fn meaning(kind: SpanEventKind) -> (&'static str, &'static str) {
+        match kind {
+            SpanEventKind::Retry => (
+                "`forward`",
+                "It was sent once more; `http.request.resend_count` says for the how manieth time",
+            ),
+            SpanEventKind::HoldBegan => (
+                "`limit`, `forward`",
+                "It waits for its turn at a meter that holds its callers",
+            ),
+            SpanEventKind::HoldEnded => (
+                "`limit`, `forward`",
+                "It had its turn there, was refused, or its caller left",
+            ),
+            SpanEventKind::BreakerOpened => (
+                "`forward`",
+                "What came of it made the circuit breaker of the target's address open",
+            ),
+            SpanEventKind::CredentialHostMismatch => (
+                "`inject`, `forward`",
+                "The target is no host that its credential may be sent to; nothing was sent",
+            ),
+            SpanEventKind::SecretReflected => (
+                "`forward`, `filter`, `respond`",
+                "The answer held the secret that it was sent with, which was overwritten",
+            ),
+            SpanEventKind::FilterChanged => (
+                "`prepare`, `filter`, `respond`",
+                "A filter changed its body, or that of its answer",
+            ),
+            SpanEventKind::MeterLocalShare => (
+                "`forward`",
+                "A meter let it pass by this node's own share: neither the node that keeps the \
+                 meter nor the store could be reached",
+            ),
+            SpanEventKind::MeterFailOpen => (
+                "`forward`",
+                "A meter let it pass without counting, for the same reason",
+            ),
+        }
+    }
+
+    /// The documentation, and one table in it: what stands before it, the table, and what follows.
+    fn documented(which: &str) -> (String, String, String) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/traces.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let begin = format!("<!-- {which}: made from src/traces/attributes.rs -->\n");
+        let end = format!("<!-- end of {which} -->");
+        let (before, rest) = text.split_once(&begin).unwrap();
+        let (found, after) = rest.split_once(&end).unwrap();
+        let before = format!("{before}{begin}");
+        (before, found.to_owned(), format!("{end}{after}"))
+    }
+
+    fn check_documented(which: &str, table: &str) {
+        let (before, found, after) = documented(which);
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/traces.md");
+            std::fs::write(path, [&before, table, &after].concat()).unwrap();
+            return;
+        }
+        assert_eq!(found, table, "run with UPDATE_DOCS=1");
+    }
 
     #[test]
     fn the_documentation_is_made_from_this_file() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/traces.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = text.split_once(BEGIN).unwrap();
-        let (found, after) = rest.split_once(END).unwrap();
         let mut table = "| attribute | type | spans | meaning |\n|---|---|---|---|\n".to_owned();
         for Attribute {
             name,
@@ -193,12 +312,14 @@ mod tests {
         {
             table.push_str(&format!("| `{name}` | {kind} | {on} | {meaning}. |\n"));
         }
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            let text = format!("{before}{BEGIN}{table}{END}{after}");
-            std::fs::write(path, text).unwrap();
-            return;
+        check_documented("attributes", &table);
+        let mut table = "| event | spans | attribute | meaning |\n|---|---|---|---|\n".to_owned();
+        for kind in SpanEventKind::ALL {
+            let (on, meaning) = meaning(kind);
+            let (name, of) = (event(kind), subject(kind));
+            table.push_str(&format!("| `{name}` | {on} | `{of}` | {meaning}. |\n"));
         }
-        assert_eq!(found, table, "run with UPDATE_DOCS=1");
+        check_documented("events", &table);
     }
 
     #[test]
@@ -212,7 +333,12 @@ mod tests {
         let listed = |name: &&str| ALL.iter().any(|attribute| attribute.name == *name);
         assert!(declared.iter().all(listed), "{declared:?}");
         assert_eq!(declared.len(), ALL.len());
-        for text in [include_str!("spans.rs"), include_str!("encode.rs")] {
+        let others = [
+            include_str!("spans.rs"),
+            include_str!("encode.rs"),
+            include_str!("events.rs"),
+        ];
+        for text in others {
             let text = program(text);
             assert!(!text.contains("\"requestrocket."), "a name of its own");
         }
@@ -221,6 +347,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_ours() {
         let mut names: Vec<&str> = ALL.iter().map(|attribute| attribute.name).collect();
+        names.extend(SpanEventKind::ALL.map(event));
         assert!(names.iter().all(|name| name.starts_with("requestrocket.")));
         let count = names.len();
         names.sort_unstable();

@@ -282,10 +282,41 @@ impl Message {
     }
 
     fn attribute(&mut self, name: &str, value: impl FnOnce(&mut Self)) {
-        self.message(9, |pair| {
+        self.pair(9, name, value);
+    }
+
+    fn pair(&mut self, field: u8, name: &str, value: impl FnOnce(&mut Self)) {
+        self.message(field, |pair| {
             pair.bytes(1, name.as_bytes());
             pair.message(2, value);
         });
+    }
+
+    /// An event of a span: what happened at that time, and attributes of it.
+    pub fn event(
+        &mut self,
+        (name, at_ns): (&str, u64),
+        text: Option<(&str, &str)>,
+        int: Option<(&str, i64)>,
+    ) {
+        self.message(11, |event| {
+            event.0.push(key(1, FIXED64));
+            event.add(&at_ns.to_le_bytes());
+            event.bytes(2, name.as_bytes());
+            if let Some((name, value)) = text {
+                event.pair(3, name, |any| any.bytes(1, value.as_bytes()));
+            }
+            if let Some((name, value)) = int {
+                event.pair(3, name, |any| any.number(3, value.cast_unsigned()));
+            }
+        });
+    }
+
+    /// How many events of a span were dropped.
+    pub fn dropped_events(&mut self, count: u32) {
+        if count > 0 {
+            self.number(12, count.into());
+        }
     }
 
     /// The beginning of an attribute whose value has so many bytes, all of which are fewer than
@@ -388,6 +419,10 @@ mod tests {
                     span.list("list", ["a", &long].iter());
                     span.list("empty", [""; 0].iter());
                     span.link(identity(6));
+                    span.event((&long, 7), Some(("of", &long)), Some(("count", -2)));
+                    span.event(("bare", u64::MAX), None, None);
+                    span.dropped_events(0);
+                    span.dropped_events(300);
                     span.error();
                 });
             }
@@ -407,6 +442,20 @@ mod tests {
             );
             assert_eq!((read.spans[0].flags, span.flags), (0x101, 0x301));
             assert_eq!((span.links[0].span_id[7], span.links[0].flags), (6, 0x301));
+            let [event, bare] = &span.events[..] else {
+                panic!("{:?}", span.events);
+            };
+            assert_eq!((&*event.name, event.time_unix_nano), (&*long, 7));
+            let said = event.attributes.iter().map(|pair| {
+                let value = pair.value.as_ref().and_then(|value| value.value.clone());
+                (pair.key.as_str(), value)
+            });
+            let of = Some(Any::StringValue(long.clone()));
+            let expected = [("of", of), ("count", Some(Any::IntValue(-2)))];
+            assert_eq!(said.collect::<Vec<_>>(), expected);
+            assert_eq!((&*bare.name, bare.time_unix_nano), ("bare", u64::MAX));
+            assert!(bare.attributes.is_empty());
+            assert_eq!(span.dropped_events_count, 300);
             assert_eq!(span.status.as_ref().map(|status| status.code), Some(2));
             let found = span.attributes.iter().map(|pair| {
                 let value = pair.value.as_ref().and_then(|value| value.value.clone());

@@ -6,6 +6,7 @@
 
 pub mod attributes;
 mod encode;
+mod events;
 pub mod file;
 mod settings;
 mod spans;

@@ -16,6 +16,7 @@ use proto::target::BaseUrl;
 
 use super::attributes as own;
 use super::encode::{Head, Identity, Message, Template};
+use super::events;
 use crate::otlp;
 
 /// Makes exports of finished requests.
@@ -154,6 +155,7 @@ impl Spans {
             let error = server_error(record);
             status(record.status, error.as_deref(), span);
             own_attributes(told, span);
+            span.dropped_events(record.events_dropped);
         });
     }
 }
@@ -164,8 +166,6 @@ fn head<'t>(
     (kind, name): (SpanKind, &'t str),
     (from_us, to_us): (u64, u64),
 ) -> Head<'t> {
-    let started_us = told.record.started_at_us.max(0).unsigned_abs();
-    let ns = |us: u64| started_us.saturating_add(us).saturating_mul(1_000);
     Head {
         identity: Identity {
             trace_id: told.context.trace_id,
@@ -175,7 +175,7 @@ fn head<'t>(
         parent_is_remote: false,
         kind,
         name,
-        times_ns: (ns(from_us), ns(to_us.max(from_us))),
+        times_ns: (told.at_ns(from_us), told.at_ns(to_us.max(from_us))),
     }
 }
 
@@ -201,6 +201,7 @@ fn plain_stages() -> [Template; Stage::ALL.len()] {
 /// Whether the span of a stage says more than that it was passed.
 fn says_more(record: &Record, stage: Stage) -> bool {
     match stage {
+        _ if events::are_in(record, stage) => true,
         Stage::Authenticate => {
             record.auth_failure.is_some() || record.proxy_credential_id.is_some()
         }
@@ -272,6 +273,7 @@ fn stage(
             }
             _ => {}
         }
+        events::add(told, stage, times, span);
     });
 }
 

@@ -103,6 +103,18 @@ fn a_target_that_is_pointed_elsewhere_in_the_store_gets_nothing() {
     assert_eq!(foreign.connections(), 0, "not one byte");
     let refused = gateway.metric("requestrocket_secrets_refused_total");
     assert!(refused >= 1.0, "it is counted");
+    let request = answer.field("requestrocket-request-id").expect("an id");
+    let record = gateway.record(request);
+    let event = &record["events"][0];
+    assert_eq!(
+        (&event["kind"], &event["stage"], &event["subject"]),
+        (
+            &"credential-host-mismatch".into(),
+            &"inject".into(),
+            &proxy.target_credential.clone().into()
+        ),
+        "{record}"
+    );
 }
 
 #[test]

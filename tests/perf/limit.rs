@@ -170,7 +170,9 @@ impl Case<'_> {
     }
 
     fn granted(&self, waiting: WaitingAll) -> Tokens {
-        self.runtime.block_on(waiting.granted(0)).expect("a token")
+        self.runtime
+            .block_on(waiting.granted(0, |_, _| ()))
+            .expect("a token")
     }
 }
 

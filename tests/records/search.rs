@@ -109,6 +109,11 @@ pub fn every_field_selects(records: &Records) {
     rich.endpoints = vec!["eu.example:443".into()];
     (rich.forwarded_to, rich.forwarded_from) = (Some("us".into()), Some("ap".into()));
     rich.method_overridden = Some(true);
+    rich.events = vec![proto::record::SpanEvent::new(
+        proto::record::SpanEventKind::BreakerOpened,
+        proto::record::Stage::Forward,
+        7,
+    )];
     rich.meters = vec![MeterSpend {
         meter: "mtr_8".into(),
         tokens: 1,
@@ -184,6 +189,7 @@ pub fn every_field_selects(records: &Records) {
         ("forwarded_to", "us".into()),
         ("forwarded_from", "ap".into()),
         ("method_overridden", "true".into()),
+        ("event", "breaker-opened".into()),
         ("rule", proto::id::RuleId::from_bits(5).to_string()),
         ("filter", proto::id::FilterId::from_bits(6).to_string()),
         ("source", "192.0.2.0/24".into()),
@@ -215,6 +221,7 @@ pub fn every_field_selects(records: &Records) {
         assert_eq!(find(name, ""), [0u128; 0], "{name}");
     }
     assert_eq!(find("method_overridden", "false"), [0u128; 0]);
+    assert_eq!(find("event", "retry"), [0u128; 0]);
     assert_eq!(find("ended_by", "limit"), [3]);
     assert_eq!(find("ended_by", "respond"), [4]);
     assert_eq!(find("key_hint", "az09"), [0u128; 0]);
@@ -251,6 +258,16 @@ pub fn a_record_comes_back_whole(records: &Records) {
     odd.response_bytes = u64::MAX;
     odd.status = None;
     odd.started_at_us = 1_795_000_000_123_456;
+    odd.events = vec![
+        proto::record::SpanEvent::new(
+            proto::record::SpanEventKind::SecretReflected,
+            proto::record::Stage::Filter,
+            u32::MAX,
+        )
+        .of(Some("crd_'1".into()))
+        .counted(u32::MAX),
+    ];
+    odd.events_dropped = u32::MAX;
     odd.meters = vec![MeterSpend {
         meter: "mtr_1".into(),
         tokens: u64::MAX,

@@ -3,7 +3,8 @@
 use ipnet::IpNet;
 use proto::id::{FilterId, RuleId};
 use proto::record::{
-    AttemptFailure, AuthFailure, KeyHint, RecordScope, RefusalCause, ScrubState, Stage,
+    AttemptFailure, AuthFailure, KeyHint, RecordScope, RefusalCause, ScrubState, SpanEventKind,
+    Stage,
 };
 use proto::wire::StoredRecord;
 
@@ -55,6 +56,7 @@ pub(super) enum Kind {
     Scrubbed(bool),
     Scrub(ScrubState),
     EndedBy(Stage),
+    Event(SpanEventKind),
 }
 
 /// A range of numbers, ends included.
@@ -124,6 +126,7 @@ impl Condition {
             Kind::Scrubbed(wanted) => (record.scrubbed > 0) == *wanted,
             Kind::Scrub(state) => record.scrub == *state,
             Kind::EndedBy(stage) => record.ended_by() == Some(*stage),
+            Kind::Event(kind) => record.events.iter().any(|event| event.kind == *kind),
         }
     }
 }

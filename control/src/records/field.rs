@@ -303,6 +303,12 @@ pub const FIELDS: &[Field] = &[
         "a stage such as `authorize`",
         |t| word(t).map(Kind::EndedBy),
     ),
+    field(
+        "event",
+        "Something that happened inside a stage, such as `retry` or `hold-began`",
+        "an event such as `retry`",
+        |t| word(t).map(Kind::Event),
+    ),
 ];
 
 /// A value of an enumeration, by its name in JSON.
@@ -341,6 +347,8 @@ mod tests {
             ("trace_id", "abc", false),
             ("client_aborted", "yes", false),
             ("ended_by", "limit", true),
+            ("event", "breaker-opened", true),
+            ("event", "breaker", false),
         ] {
             let field = FIELDS.iter().find(|field| field.name == name).unwrap();
             assert_eq!(field.condition(text).is_some(), good, "{name}={text}");
@@ -375,6 +383,8 @@ mod tests {
             "meters" => has("spent"),
             "presented" => has("key_place") && has("key_hint"),
             "refused_by" => has("meter") && has("cause"),
+            // So much happens to hardly any request that it would be dropped.
+            "events" | "events_dropped" => has("event"),
             bytes if bytes.ends_with("_bytes") => has(&format!("{bytes}_min")),
             other => has(other),
         };

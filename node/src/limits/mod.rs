@@ -115,7 +115,7 @@ pub use shares::Use;
 pub use slots::{SlotRefusal, SlotSpec, SlotToken, Slots};
 pub use token::{Expired, Reserved, Sent, Token};
 pub use tokens::{DrawAll, METERS_MAX, MeterSet, Tokens, TooManyMeters, WaitingAll};
-pub use waiting::Waiting;
+pub use waiting::{OnHold, Waiting};
 pub use wall_clocks::ClockSample;
 
 use leased::Leased;

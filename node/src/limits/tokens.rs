@@ -7,7 +7,7 @@ use proto::meter::{Limit, Window};
 use super::meter::{Draw, Meter};
 use super::refusal::{Mode, Refusal};
 use super::token::{Expired, Sent, Token};
-use super::waiting::Waiting;
+use super::waiting::{OnHold, Waiting};
 
 /// Meters that can apply to one request.
 pub const METERS_MAX: usize = proto::meter::METERS_PER_REQUEST_MAX;
@@ -214,16 +214,21 @@ const ROUNDS_MAX: u32 = 16;
 
 impl WaitingAll {
     /// Waits for this meter, then draws the rest, waiting again where needed. What ended meanwhile
-    /// is drawn again, before all who have not had their turn.
+    /// is drawn again, before all who have not had their turn. `on_hold` is told of each turn that
+    /// is waited for, and of its meter.
     ///
     /// # Errors
     /// The refusal of the meter that refuses; the other tokens went back.
-    pub async fn granted(self, priority: u8) -> Result<Tokens, Box<Refusal>> {
+    pub async fn granted(
+        self,
+        priority: u8,
+        mut on_hold: impl FnMut(OnHold, Option<Arc<str>>),
+    ) -> Result<Tokens, Box<Refusal>> {
         let mut waits = self;
         loop {
             let clock = waits.waiting.clock();
             let Self { waiting, drawn } = waits;
-            let token = waiting.granted(priority).await?;
+            let token = waiting.granted(priority, &mut on_hold).await?;
             match drawn.go_on(token, clock.boot_ns()) {
                 DrawAll::Drawn(tokens) => return Ok(tokens),
                 DrawAll::Refused(refusal) => return Err(refusal),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::meter::Hold;
 
 use super::clock::Clock;
-use super::hold::{Before, Rank};
+use super::hold::Rank;
 use super::meter::Meter;
 use super::refusal::{Cause, Mode, Refusal};
 use super::token::Token;
@@ -23,6 +23,34 @@ const ASK_AGAIN_NS: u64 = 100_000_000;
 const ASK_MIN_NS: u64 = 5_000_000;
 /// From this time on what is known of the limit is no passing state.
 const SETTLED_NS: u64 = 30_000_000;
+
+/// What becomes of a request that a meter holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHold {
+    /// It waits for its turn.
+    Began,
+    /// No more: it had it, was refused, or has gone.
+    Ended,
+}
+
+/// Tells of a request that is held, and, when it is dropped, that it is no more.
+struct Held<'h, F: FnMut(OnHold, Option<Arc<str>>)> {
+    meter: &'h Meter,
+    on_hold: &'h mut F,
+}
+
+impl<'h, F: FnMut(OnHold, Option<Arc<str>>)> Held<'h, F> {
+    fn begins(meter: &'h Meter, on_hold: &'h mut F) -> Self {
+        on_hold(OnHold::Began, meter.shared_id());
+        Self { meter, on_hold }
+    }
+}
+
+impl<F: FnMut(OnHold, Option<Arc<str>>)> Drop for Held<'_, F> {
+    fn drop(&mut self) {
+        (self.on_hold)(OnHold::Ended, self.meter.shared_id());
+    }
+}
 
 /// A request that waits for the broker's answer.
 #[derive(Debug)]
@@ -52,14 +80,19 @@ impl Waiting {
 
     /// Waits for a token or a refusal: as long as the store needs to answer, at most
     /// `store_grace`, then what the meter does without a store. Where the meter holds its callers,
-    /// waits for a token as long as that says; `priority` (0 to 9) goes before a lower one.
+    /// waits for a token as long as that says; `priority` (0 to 9) goes before a lower one, and
+    /// `on_hold` is told.
     ///
     /// # Errors
     /// The refusal.
-    pub async fn granted(self, priority: u8) -> Result<Token, Box<Refusal>> {
+    pub async fn granted(
+        self,
+        priority: u8,
+        on_hold: &mut impl FnMut(OnHold, Option<Arc<str>>),
+    ) -> Result<Token, Box<Refusal>> {
         let hold = self.meter.spec.load().hold();
         match hold {
-            Some(hold) => self.held(hold, priority).await,
+            Some(hold) => self.held(hold, priority, on_hold).await,
             None => self.answered().await,
         }
     }
@@ -71,7 +104,12 @@ impl Waiting {
         }
     }
 
-    async fn held(self, hold: Hold, priority: u8) -> Result<Token, Box<Refusal>> {
+    async fn held(
+        self,
+        hold: Hold,
+        priority: u8,
+        on_hold: &mut impl FnMut(OnHold, Option<Arc<str>>),
+    ) -> Result<Token, Box<Refusal>> {
         let meter = &self.meter;
         let clock = Arc::clone(&meter.shared.clock);
         let refused = |cause: Cause, before: u64| {
@@ -89,13 +127,13 @@ impl Waiting {
         };
         let max_wait = Duration::from_millis(hold.max_wait_ms);
         let deadline_ns = now_ns.saturating_add(super::nanos(max_wait));
-        let Before { here, elsewhere } = before;
-        let before = here as u64;
+        let (before, elsewhere) = (before.here as u64, before.elsewhere);
         if self.wait(before, elsewhere, now_ns) > max_wait {
             let before = before.saturating_add(elsewhere / self.amount.max(1));
             return refused(Cause::Empty, before);
         }
         meter.shared.stats.held.fetch_add(1, Ordering::Relaxed);
+        let _held = Held::begins(meter, on_hold);
         let over = tokio::time::sleep(max_wait);
         tokio::pin!(over);
         let mut asked_ns = u64::MAX;

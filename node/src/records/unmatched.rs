@@ -72,6 +72,8 @@ pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -
         presented: exchange.notes.presented.clone(),
         refused_by: Vec::new(),
         method_overridden: None,
+        events: Vec::new(),
+        events_dropped: 0,
     }
 }
 

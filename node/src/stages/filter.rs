@@ -284,7 +284,7 @@ fn apply(
         };
         return Ok(match outcome {
             ErrorBody::Filtered(applied) => {
-                answer.body = Outbound::Full(exchange.notes.filtered(applied));
+                answer.body = Outbound::Full(exchange.filtered(applied, StageKind::Filter));
                 answer
             }
             // As it was decoded: the field that named its coding is gone.
@@ -306,7 +306,7 @@ fn apply(
     let applied = filters
         .apply(&body)
         .map_err(|error| not_json(error.to_string()))?;
-    let body = exchange.notes.filtered(applied);
+    let body = exchange.filtered(applied, StageKind::Filter);
     if let Some(validator) = &job.validator {
         validating::hold(validator, Side::Response, &body, &mut exchange.notes)?;
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::live::Whose;
 use crate::elsewhere::passing;
+use crate::events::Noting;
 use crate::failover;
 use crate::flow::{Answer, Exchange, Outbound};
 use crate::inbound;
@@ -101,11 +102,10 @@ async fn to_target(
         // Boxed: it is rare, and the future of every request would have room for it.
         false => Box::pin(draw(exchange, &applied, &mut head.terms)).await?,
     };
-    for warning in refused::warnings(&applied) {
-        exchange.notes.warn(warning);
-    }
+    tell_of(&applied, exchange);
     let (learning, values) = (applied.learning.clone(), applied.values.clone());
-    let mut attempts = Attempts::new(applied, tokens, exchange.notes.spends.clone());
+    let noted = (exchange.notes.spends.clone(), exchange.started);
+    let mut attempts = Attempts::new(applied, tokens, noted);
     let destination = proxy.destinations.get(picked.at);
     let destination = destination.ok_or_else(failover::unlisted)?;
     outcomes::begins(exchange);
@@ -114,7 +114,8 @@ async fn to_target(
             proxy,
             caller: exchange.caller.as_ref(),
             successor: &mut exchange.successor,
-            refusal: &mut exchange.notes.refusal,
+            notes: &mut exchange.notes,
+            started: exchange.started,
             metrics,
         };
         let mut gate =
@@ -135,6 +136,7 @@ async fn to_target(
             Box::pin(next).await
         }
     };
+    exchange.notes.events.join(attempts.take_events());
     let mut answer = sent.map_err(|missed| unanswered(exchange, metrics, proxy, missed))?;
     if !learning.is_empty() {
         learn(exchange, proxy, &learning, &answer);
@@ -147,6 +149,16 @@ async fn to_target(
     }
     reflected::scrub_head(exchange, metrics, proxy, &mut answer.headers);
     answered(exchange, metrics, answer, whole)
+}
+
+/// Warns the caller of what its meters say, and notes where they are spent of without the store.
+fn tell_of(applied: &Applied, exchange: &mut Exchange) {
+    for warning in refused::warnings(applied) {
+        exchange.notes.warn(warning);
+    }
+    if let Some((meter, mode)) = refused::alone(applied) {
+        exchange.noting(StageKind::Forward).spent_alone(meter, mode);
+    }
 }
 
 /// The end of a request that no answer came to.
@@ -208,7 +220,9 @@ async fn draw(
     applied: &Applied,
     terms: &mut Terms,
 ) -> Result<Option<Tokens>, EarlyEnd> {
-    let drawing = spending::draw(applied);
+    let events = &mut exchange.notes.events;
+    let noting = Noting::new(events, StageKind::Forward, exchange.started);
+    let drawing = spending::draw(applied, noting);
     let (tokens, slots) = match exchange.reply.as_mut() {
         Some(reply) => tokio::select! {
             biased;

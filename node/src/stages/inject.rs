@@ -72,7 +72,7 @@ impl Stage for Inject {
             Some(pinned) => {
                 let successor = rearming::successor(pinned);
                 let credential = successor.as_ref().unwrap_or(pinned);
-                let armed = match self.injection(credential, &proxy) {
+                let armed = match self.injection(exchange, credential, &proxy) {
                     Ok(injection) => arm(method, outgoing, &proxy, injection),
                     Err(end) => return end.into(),
                 };
@@ -88,10 +88,12 @@ impl Stage for Inject {
 impl Inject {
     fn injection<'c>(
         &self,
+        exchange: &mut Exchange,
         credential: &'c TargetCredential,
         proxy: &CompiledProxy,
     ) -> Result<&'c Injection, EarlyEnd> {
-        sendable(&self.metrics, credential, proxy)?;
+        let told = (&self.metrics, exchange.noting(Self::KIND));
+        sendable(told, credential, proxy)?;
         facts_are_young(&self.health, credential.max_fact_age, "target's")?;
         rearming::injection(credential)
     }

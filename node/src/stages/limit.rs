@@ -10,6 +10,7 @@ use std::sync::Arc;
 use proto::outcome::{Code, EarlyEnd};
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::events::Noting;
 use crate::facts::{Read, with_facts};
 use crate::failover;
 use crate::flow::Exchange;
@@ -174,18 +175,20 @@ fn wait(awaited: Awaited) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
             let applied = exchange.applied.clone();
+            let Some(reply) = exchange.reply.as_mut() else {
+                return (exchange, Some(Box::new(inbound::gone())));
+            };
+            let events = &mut exchange.notes.events;
+            let mut noting = Noting::new(events, StageKind::Limit, exchange.started);
             let drawing = async {
                 let tokens = match awaited {
                     Awaited::Tokens(waiting) => waiting
-                        .granted(applied.priority)
+                        .granted(applied.priority, |what, meter| noting.hold(what, meter))
                         .await
                         .map_err(|refusal| refused(&refusal))?,
                     Awaited::Slots(tokens) => tokens,
                 };
                 Ok::<_, EarlyEnd>((tokens, spending::take_slots(&applied).await?))
-            };
-            let Some(reply) = exchange.reply.as_mut() else {
-                return (exchange, Some(Box::new(inbound::gone())));
             };
             let drawn = tokio::select! {
                 biased;

@@ -198,7 +198,7 @@ impl Treated {
             let applied = filters
                 .apply(bytes)
                 .map_err(|error| not_filterable(&error))?;
-            body = exchange.notes.filtered(applied);
+            body = exchange.filtered(applied, StageKind::Prepare);
             replace_body(exchange, body.clone());
         }
         let Some(validator) = &self.validator else {

@@ -17,6 +17,7 @@ use proto::record::{Attempt, AuthFailure, Record};
 
 use crate::actor::{Next, Stage, StageKind};
 use crate::credentials::live::Whose;
+use crate::events;
 use crate::flow::{Caller, Exchange};
 use crate::metrics::{Ending, MethodName, Metrics, Permit, ProxyCounters};
 use crate::outbound::EventBody;
@@ -141,6 +142,7 @@ impl Recorder {
         let mut notes = std::mem::take(&mut exchange.notes);
         // The answer still tells it.
         exchange.notes.warning = notes.warning.take();
+        let (events, events_dropped) = events::told(&mut notes);
         let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
         let (path, query) = reduce::asked(&notes, proxy);
         let caller = exchange.caller.as_ref();
@@ -193,7 +195,7 @@ impl Recorder {
             limited_by: limited_by(exchange.end.as_deref()),
             scrub: notes.scrub,
             endpoints: notes.endpoints,
-            forwarded_to: forwarded_to(proxy, notes.attempts, notes.endpoint),
+            forwarded_to: outcomes::forwarded_to(proxy, notes.attempts, notes.endpoint),
             forwarded_from: notes.forwarded_from,
             payload: None,
             meters: Vec::new(),
@@ -202,6 +204,8 @@ impl Recorder {
                 .or_else(|| caller.and_then(Caller::presented)),
             refused_by: refused_by(exchange.end.as_deref()),
             method_overridden: notes.method_overridden,
+            events,
+            events_dropped,
         }
     }
 }
@@ -210,12 +214,6 @@ impl Recorder {
 fn source(exchange: &Exchange, proxy: &CompiledProxy) -> Option<String> {
     let kept = reduce::source(exchange.request.peer.ip(), proxy.record.source);
     kept.filter(|_| exchange.assumed.is_none())
-}
-
-/// The region that a request was passed on to.
-fn forwarded_to(proxy: &CompiledProxy, attempts: u32, endpoint: usize) -> Option<Arc<str>> {
-    let gateway = proxy.elsewhere.as_ref()?.gateways.get(endpoint)?;
-    (attempts > 0).then(|| Arc::clone(&gateway.region))
 }
 
 /// A record that waits for the last byte of its answer.
@@ -297,6 +295,7 @@ impl Closing {
         self.metrics.bodies().redacted(&body.redacted());
         self.metrics.bodies().violated(&body.violations());
         if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
+            events::add_late(record, body.events(self.started));
             record.filter_ids.extend(body.changed());
         }
     }
@@ -307,6 +306,7 @@ impl Closing {
         self.upstream_bytes = coded.or(self.upstream_bytes);
         if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
             record.scrubbed = record.scrubbed.saturating_add(body.times());
+            events::add_late(record, body.event(self.started).into_iter());
         }
     }
 

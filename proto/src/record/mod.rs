@@ -10,6 +10,7 @@
 //! the order of fields and variants. New fields go to the end, with a new schema number in `wire`.
 
 mod ended;
+mod event;
 mod presented;
 mod refused;
 
@@ -25,6 +26,7 @@ pub use crate::payload::{Captured, Payload, StoredPayload};
 pub use crate::stage::{Stage, StageTime};
 use crate::wire::StoredRecord;
 pub use ended::{BREAKING, is_broken, is_error};
+pub use event::{SPAN_EVENTS_MAX, SpanEvent, SpanEventKind, SpanEvents};
 pub use presented::{KeyHint, PresentedKey};
 pub use refused::{MeterRefusal, RefusalCause};
 
@@ -153,6 +155,12 @@ pub struct Record {
     /// was for the body of a form to say, or before this was recorded.
     #[serde(default)]
     pub method_overridden: Option<bool>,
+    /// What happened inside its stages, in the order of its times: at most 16.
+    #[serde(default)]
+    pub events: Vec<SpanEvent>,
+    /// How much more happened than `events` has room for.
+    #[serde(default)]
+    pub events_dropped: u32,
 }
 
 /// What one request has spent of one meter.
@@ -204,6 +212,8 @@ pub const FIELDS_BEFORE_PAYLOAD: usize = 41;
 pub const FIELDS_BEFORE_PRESENTED: usize = 43;
 /// Fields of a [`Record`] before `refused_by`, likewise.
 pub const FIELDS_BEFORE_REFUSED_BY: usize = 44;
+/// Fields of a [`Record`] before `events`, likewise.
+pub const FIELDS_BEFORE_EVENTS: usize = 46;
 
 impl Record {
     /// The same without bodies, as lists and followers get it.

@@ -95,6 +95,14 @@ pub(crate) fn full() -> Record {
             cause: RefusalCause::StoreLost,
         }],
         method_overridden: Some(true),
+        events: vec![SpanEvent {
+            stage: Stage::Limit,
+            at_us: 300,
+            kind: SpanEventKind::HoldBegan,
+            subject: Some("mtr_7".into()),
+            count: Some(2),
+        }],
+        events_dropped: 1,
     }
 }
 
@@ -137,6 +145,13 @@ pub(crate) fn without_presented(mut record: Record) -> Record {
 pub(crate) fn without_refused_by(mut record: Record) -> Record {
     record.refused_by.clear();
     record.method_overridden = None;
+    without_events(record)
+}
+
+/// The same as a release without `events` would have it.
+pub(crate) fn without_events(mut record: Record) -> Record {
+    record.events.clear();
+    record.events_dropped = 0;
     record
 }
 

@@ -31,7 +31,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::record::{
-    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED,
+    FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_EVENTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED,
     FIELDS_BEFORE_REFUSED_BY, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS, Record,
 };
 
@@ -63,8 +63,10 @@ const SCHEMA_RECORD_BATCH_40: u16 = 40;
 const SCHEMA_RECORD_BLOCK_41: u16 = 41;
 const SCHEMA_RECORD_BATCH_12: u16 = 12;
 const SCHEMA_RECORD_BLOCK_13: u16 = 13;
-const SCHEMA_RECORD_BATCH: u16 = 43;
-const SCHEMA_RECORD_BLOCK: u16 = 44;
+const SCHEMA_RECORD_BATCH_43: u16 = 43;
+const SCHEMA_RECORD_BLOCK_44: u16 = 44;
+const SCHEMA_RECORD_BATCH: u16 = 48;
+const SCHEMA_RECORD_BLOCK: u16 = 49;
 /// The state of one meter key in the store; the type is the data plane's.
 pub const SCHEMA_TOKEN_STATE: u16 = 3;
 /// The same with a token bucket in it, which programs before it do not know.
@@ -145,6 +147,7 @@ impl Message for RecordBatch {
             SCHEMA_RECORD_BATCH_12 => {
                 whole::<Batch<FIELDS_BEFORE_REFUSED_BY>>(payload).map(Self::from)
             }
+            SCHEMA_RECORD_BATCH_43 => whole::<Batch<FIELDS_BEFORE_EVENTS>>(payload).map(Self::from),
             _ => return None,
         })
     }
@@ -330,9 +333,11 @@ mod tests {
         }
     }
 
-    /// Schema 43. When this fails, the layout changed: give the message a new schema number and
+    /// Schema 48. When this fails, the layout changed: give the message a new schema number and
     /// keep decoding this one.
-    const GOLDEN: &str = include_str!("record_batch_43.hex");
+    const GOLDEN: &str = include_str!("record_batch_48.hex");
+    /// Schema 43, whose records had no `events`.
+    const GOLDEN_43: &str = include_str!("record_batch_43.hex");
     /// Schema 12, whose records had no `refused_by`.
     const GOLDEN_12: &str = include_str!("record_batch_12.hex");
     /// Schema 40, whose records had no `presented`.
@@ -352,13 +357,14 @@ mod tests {
     #[test]
     fn earlier_schemas_are_still_read() {
         use crate::record::tests as earlier;
-        let releases: [(&str, Without); 6] = [
+        let releases: [(&str, Without); 7] = [
             (GOLDEN_1, earlier::without_sends),
             (GOLDEN_11, earlier::without_scrub),
             (GOLDEN_27, earlier::without_endpoints),
             (GOLDEN_24, earlier::without_payload),
             (GOLDEN_40, earlier::without_presented),
             (GOLDEN_12, earlier::without_refused_by),
+            (GOLDEN_43, earlier::without_events),
         ];
         for (golden, without) in releases {
             let golden = hex::decode(golden.trim()).unwrap();
@@ -371,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_43_has_these_bytes() {
+    fn schema_48_has_these_bytes() {
         let frame = encode(&batch()).unwrap();
         assert_eq!(hex::encode(&frame), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();

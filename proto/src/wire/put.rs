@@ -100,6 +100,8 @@ fn came_of_it(out: &mut Vec<u8>, record: &Record) -> Result<(), WireError> {
     }
     list(out, &record.refused_by)?;
     number_of(out, record.method_overridden.map(u64::from));
+    list(out, &record.events)?;
+    number(out, record.events_dropped.into());
     Ok(())
 }
 
@@ -209,6 +211,7 @@ mod tests {
         (bare.meters, bare.endpoints, bare.stages) = Default::default();
         bare.presented = None;
         (bare.refused_by, bare.method_overridden) = Default::default();
+        (bare.events, bare.events_dropped) = Default::default();
         check(&bare);
         let mut given = full.clone();
         given.presented.as_mut().unwrap().hint = None;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{CredentialId, FilterId, OrgId, ProxyId, RequestId, RuleId};
 use crate::record::{
     Attempt, AuthFailure, Denial, KeyHint, MeterRefusal, MeterSpend, PresentedKey, QueryField,
-    Record, ScrubState, StageTime, StoredPayload, UpstreamId,
+    Record, ScrubState, SpanEvent, StageTime, StoredPayload, UpstreamId,
 };
 
 /// A record as blocks hold it, without its organisation, which is the block's.
@@ -76,6 +76,10 @@ pub struct StoredRecord<'a> {
     pub refused_by: Cow<'a, [MeterRefusal]>,
     #[serde(default)]
     pub method_overridden: Option<bool>,
+    #[serde(default)]
+    pub events: Cow<'a, [SpanEvent]>,
+    #[serde(default)]
+    pub events_dropped: u32,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -127,6 +131,8 @@ impl<'a> StoredRecord<'a> {
             presented: record.presented.as_ref().map(|key| (&*key.place, key.hint)),
             refused_by: Cow::Borrowed(&record.refused_by),
             method_overridden: record.method_overridden,
+            events: Cow::Borrowed(&record.events),
+            events_dropped: record.events_dropped,
         }
     }
 
@@ -193,6 +199,8 @@ impl<'a> StoredRecord<'a> {
             }),
             refused_by: self.refused_by.to_vec(),
             method_overridden: self.method_overridden,
+            events: self.events.to_vec(),
+            events_dropped: self.events_dropped,
         }
     }
 

@@ -3,7 +3,7 @@
 //! whatever traces were sampled. Pure.
 
 use jiff::Timestamp;
-use proto::record::{Attempt, PresentedKey, Record, RefusalCause, Stage};
+use proto::record::{Attempt, PresentedKey, Record, RefusalCause, SpanEvent, SpanEventKind, Stage};
 use serde_json::{Value, json};
 
 /// The trace of a record.
@@ -16,12 +16,14 @@ pub fn trace(record: &Record) -> Value {
             true => "end",
             false => "pass",
         };
-        spans.push(span(
+        let mut span = span(
             (time.stage.name(), "stage"),
             (at_us, time.us.into()),
             outcome,
             &decision(record, time.stage),
-        ));
+        );
+        add_events(record, time.stage, &mut span);
+        spans.push(span);
         if time.stage == Stage::Forward {
             spans.extend(record.sends.iter().enumerate().map(attempt));
         }
@@ -37,12 +39,14 @@ pub fn trace(record: &Record) -> Value {
             true => "end",
             false => "pass",
         };
-        spans.push(span(
+        let mut span = span(
             ("respond", "stage"),
             (at_us, record.total_us.saturating_sub(at_us)),
             outcome,
             &decision(record, Stage::Respond),
-        ));
+        );
+        add_events(record, Stage::Respond, &mut span);
+        spans.push(span);
     }
     json!({
         "request_id": record.request_id,
@@ -58,7 +62,46 @@ pub fn trace(record: &Record) -> Value {
         "region": record.region,
         "config_version": record.config_version,
         "spans": spans,
+        "events_dropped": record.events_dropped,
     })
+}
+
+/// Adds what happened in a stage, where something did.
+fn add_events(record: &Record, stage: Stage, span: &mut Value) {
+    let events = record.events.iter().filter(|event| event.stage == stage);
+    let events: Vec<Value> = events
+        .map(|event| {
+            json!({"kind": event.kind, "at_us": event.at_us, "subject": event.subject,
+                   "count": event.count, "text": happened(event)})
+        })
+        .collect();
+    if !events.is_empty() {
+        span["events"] = events.into();
+    }
+}
+
+/// What happened, in words.
+fn happened(event: &SpanEvent) -> String {
+    let subject = event.subject.as_deref().unwrap_or("unknown");
+    let count = event.count.unwrap_or(1);
+    match event.kind {
+        SpanEventKind::Retry => match &event.subject {
+            Some(endpoint) => format!("retry {count}, at {endpoint}"),
+            None => format!("retry {count}"),
+        },
+        SpanEventKind::HoldBegan => format!("waits for {subject}"),
+        SpanEventKind::HoldEnded => format!("waits for {subject} no more"),
+        SpanEventKind::BreakerOpened => format!("the breaker of {subject} opened"),
+        SpanEventKind::CredentialHostMismatch => {
+            format!("{subject} is not bound to the target's host")
+        }
+        SpanEventKind::SecretReflected => {
+            format!("the answer held the secret of {subject}, overwritten {count} times")
+        }
+        SpanEventKind::FilterChanged => format!("changed by {subject}"),
+        SpanEventKind::MeterLocalShare => format!("{subject} went by this node's own share"),
+        SpanEventKind::MeterFailOpen => format!("{subject} did not count it"),
+    }
 }
 
 fn span(
@@ -266,9 +309,26 @@ pub fn schema() -> Value {
                     "outcome": {"type": "string", "enum": ["pass", "end"],
                                 "description": "`end` where the request ended early, or an \
                                                 attempt got no answer"},
-                    "decision": text("What was decided, in words")
+                    "decision": text("What was decided, in words"),
+                    "events": {
+                        "type": "array",
+                        "description": "What happened inside it; absent where nothing did",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "kind": text("What it was, as in a record's `events`"),
+                                "at_us": us("Microseconds after the request's start"),
+                                "subject": {"type": ["string", "null"],
+                                            "description": "What it happened to"},
+                                "count": {"type": ["integer", "null"],
+                                          "description": "How often, or which one of several"},
+                                "text": text("The same in words")
+                            }
+                        }
+                    }
                 }
-            }}
+            }},
+            "events_dropped": us("How much more happened than the record has room for")
         }
     })
 }
@@ -363,6 +423,41 @@ mod tests {
         }
         assert_eq!(rows[3].4, "reset, on a kept connection");
         assert_eq!(rows[4].4, "answered 200, connected in 50 µs");
+    }
+
+    #[test]
+    fn what_happened_stands_at_its_stage() {
+        let event = |stage: &str, kind: SpanEventKind, count: Value| json!({"stage": stage, "at_us": 40, "kind": kind, "subject": "s", "count": count});
+        let events: Vec<Value> = SpanEventKind::ALL
+            .into_iter()
+            .map(|kind| event("forward", kind, json!(2)))
+            .chain([event("respond", SpanEventKind::FilterChanged, json!(null))])
+            .collect();
+        let trace = trace(&record(json!({"events": events, "events_dropped": 3})));
+        let spans = trace["spans"].as_array().unwrap();
+        let with: Vec<_> = spans
+            .iter()
+            .filter_map(|span| Some((span["name"].as_str()?, span["events"].as_array()?.len())))
+            .collect();
+        assert_eq!(
+            with,
+            [("forward", SpanEventKind::ALL.len()), ("respond", 1)]
+        );
+        let forward = spans.iter().find(|span| span["name"] == "forward").unwrap();
+        let texts = forward["events"].as_array().unwrap().iter();
+        let mut texts: Vec<_> = texts.map(|event| event["text"].as_str().unwrap()).collect();
+        assert_eq!(texts[0], "retry 2, at s");
+        let named = texts
+            .iter()
+            .filter(|text| text.contains("retry") || text.contains('s'));
+        assert_eq!(named.count(), texts.len());
+        texts.dedup();
+        assert_eq!(
+            texts.len(),
+            SpanEventKind::ALL.len(),
+            "each in its own words"
+        );
+        assert_eq!(trace["events_dropped"], 3);
     }
 
     #[test]

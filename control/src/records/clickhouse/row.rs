@@ -75,6 +75,8 @@ pub(super) struct Row {
     upstream_response_bytes: u64,
     /// `true`, `false`, or empty where the record does not know.
     method_overridden: String,
+    /// Their kinds.
+    events: Vec<String>,
 }
 
 impl Row {
@@ -83,9 +85,7 @@ impl Row {
         let id = |id: Option<proto::id::CredentialId>| id.map(|id| id.to_string());
         let denied = record.denials.iter().flat_map(|denial| &denial.rule_ids);
         let source = record.source_address.as_deref();
-        let (source_family, source_first, source_last) = source
-            .and_then(network)
-            .map_or((0, 0, 0), |source| addresses(&source));
+        let (source_family, source_first, source_last) = within(source);
         let user_agent = record.user_agent.as_deref();
         let (whole, payload) = documents(record);
         let presented = record.presented.as_ref();
@@ -147,6 +147,7 @@ impl Row {
             upstream_request_bytes: record.upstream_request_bytes,
             upstream_response_bytes: record.upstream_response_bytes,
             method_overridden: text(record.method_overridden.map(boolean)),
+            events: texts(record.events.iter().map(|event| event.kind.as_str())),
         }
     }
 
@@ -162,6 +163,12 @@ fn text(text: Option<&str>) -> String {
 
 fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
     items.into_iter().map(|item| item.to_string()).collect()
+}
+
+/// Family, first and last address of what the table has as a source.
+fn within(source: Option<&str>) -> (u8, u128, u128) {
+    let network = source.and_then(network);
+    network.map_or((0, 0, 0), |network| addresses(&network))
 }
 
 /// Why attempts got no answer.

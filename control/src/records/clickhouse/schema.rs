@@ -76,6 +76,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("upstream_request_bytes", "UInt64 DEFAULT 0"),
     ("upstream_response_bytes", "UInt64 DEFAULT 0"),
     ("method_overridden", "LowCardinality(String) DEFAULT ''"),
+    ("events", "Array(LowCardinality(String)) DEFAULT []"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.

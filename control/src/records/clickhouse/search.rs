@@ -191,6 +191,7 @@ fn condition(Condition(kind): &Condition) -> Sql {
         Kind::Scrubbed(wanted) => yes_or_no("scrubbed > 0", *wanted),
         Kind::Scrub(state) => same("scrub", state.as_str()),
         Kind::EndedBy(stage) => same("ended_by", stage.name()),
+        Kind::Event(kind) => holds("events", kind.as_str()),
     }
 }
 

@@ -392,7 +392,7 @@ async fn who_waits_for_a_store_that_answers_others_is_not_told_that_it_is_gone()
     node.serve();
     let waiting = node.wait();
     let grace = node.meter.shared.store_grace;
-    let granted = tokio::spawn(waiting.granted(0));
+    let granted = tokio::spawn(async move { waiting.granted(0, &mut |_, _| ()).await });
     tokio::time::sleep(grace).await;
     assert!(!granted.is_finished());
     // It was heard of since, and nobody rang: what came was for others.
