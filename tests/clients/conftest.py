@@ -1,5 +1,6 @@
 """Starts a real `requestrocket dev`, real upstreams, and makes proxies through the REST API."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -91,22 +92,30 @@ class Proxy:
         self.auth = {"Authorization": f"Bearer {key}"}
 
 
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory):
-    data = tmp_path_factory.mktemp("data")
+@contextlib.contextmanager
+def started(data, variables=()):
+    """A gateway in a folder, with further variables, until its caller is done with it."""
     log = open(data / "log", "wb")
     process = subprocess.Popen(
         [BINARY, "dev", "--gateway", "127.0.0.1:0", "--control", "127.0.0.1:0",
          "--data-dir", str(data / "rr"), "--output", "json"],
-        stdout=subprocess.PIPE, stderr=log, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=log, env={**ENVIRONMENT, **dict(variables)},
     )
     line = process.stdout.readline()
     if not line:
         process.wait()
         pytest.fail(f"{BINARY} did not start:\n" + (data / "log").read_text())
-    yield Gateway(json.loads(line))
-    stop(process)
+    try:
+        yield Gateway(json.loads(line))
+    finally:
+        stop(process)
     assert process.returncode == 0, (data / "log").read_text()
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory):
+    with started(tmp_path_factory.mktemp("data")) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="session")
