@@ -5,17 +5,24 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, wait_status};
 use crate::harness::clickhouse::{ClickHouse, PASSWORD, USER};
 use crate::harness::gateway::{Gateway, Proxy, Start};
+use crate::harness::otlp;
+use crate::harness::tls_relay::TlsRelay;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 
 /// Settings of a control plane, with the password in a file of `folder`.
 pub fn settings(clickhouse: &ClickHouse, folder: &std::path::Path) -> String {
+    settings_at(&clickhouse.url(), folder)
+}
+
+/// The same for one that is reached by another URL.
+fn settings_at(url: &str, folder: &std::path::Path) -> String {
     let file = folder.join("password");
     std::fs::write(&file, format!("{PASSWORD}\n")).expect("a file");
     format!(
         "[records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
          user = {USER:?}\npassword_file = {file:?}\ngather_ms = 20\n",
-        clickhouse.url()
+        url
     )
 }
 
@@ -117,4 +124,48 @@ fn one_process_waits_for_it_too() {
         listed(&gateway).filter(|found| found.len() >= made.len())
     });
     assert_eq!(found.len(), made.len());
+}
+
+/// Over TLS with an authority of its own: who is not told of it sends nothing.
+#[test]
+fn it_is_reached_over_https_with_an_authority_of_its_own() {
+    let clickhouse = ClickHouse::start();
+    let (certificate, key) = otlp::certificate();
+    let relay = TlsRelay::before(clickhouse.port(), &certificate, &key);
+    let upstream = Upstream::json("{}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = folder.path().join("own.pem");
+    let (stranger, _) = otlp::certificate();
+    let other = folder.path().join("other.pem");
+    for (file, pem) in [(&own, &certificate), (&other, &stranger)] {
+        std::fs::write(file, pem).expect("a file");
+    }
+    let of = |authorities: &std::path::Path| {
+        let settings = settings_at(&relay.url(), folder.path());
+        let config = format!("{settings}ca_file = {authorities:?}\n");
+        Gateway::with(Start {
+            config,
+            ..Start::default()
+        })
+    };
+    let distrusting = of(&other);
+    let proxy = distrusting.proxy(&upstream.url());
+    ids(&proxy, &distrusting, 1);
+    wait_for("a refused certificate", || {
+        (listed(&distrusting).is_none() && distrusting.log().contains("certificate")).then_some(())
+    });
+    assert_eq!(relay.connections(), 0, "nothing was sent");
+    drop(distrusting);
+    let trusting = of(&own);
+    let proxy = trusting.proxy(&upstream.url());
+    let mut made = ids(&proxy, &trusting, 10);
+    let mut found = wait_for("ten records", || {
+        listed(&trusting).filter(|found| found.len() >= made.len())
+    });
+    found.sort_unstable();
+    made.sort_unstable();
+    assert_eq!(found, made);
+    assert!(relay.connections() > 0);
+    let count = clickhouse.query("SELECT count() FROM requestrocket.requests FORMAT TSV");
+    assert_eq!(count, "10", "what it was not told is not there");
 }

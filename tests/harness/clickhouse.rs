@@ -39,6 +39,11 @@ impl ClickHouse {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where its data is.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -15,6 +15,7 @@ pub mod otlp;
 pub mod secrets;
 pub mod shifted_clock;
 pub mod stores;
+pub mod tls_relay;
 pub mod upstream;
 
 use std::time::{Duration, Instant};
