@@ -9,9 +9,15 @@ use crate::cluster::wait_status;
 use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Start, binary};
+use crate::harness::secrets::{Secret, check, check_files, forms};
+use crate::harness::stores;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::regions::keyring;
+use crate::secrecy::pem_parts;
+
+/// Everything that can be told is told.
+const EVERY_LINE: [&str; 2] = ["REQUESTROCKET_LOG__FILTER", "trace"];
 
 /// Where a region's parts listen.
 struct Place {
@@ -51,7 +57,10 @@ impl Place {
         Start {
             mode: "control",
             config: format!("{first}{parts}listen = {:?}\n{gateway}{last}", self.link),
-            environment: vec![("REQUESTROCKET_CONTROL__LISTEN".into(), listen)],
+            environment: vec![
+                ("REQUESTROCKET_CONTROL__LISTEN".into(), listen),
+                EVERY_LINE.map(str::to_owned).into(),
+            ],
         }
     }
 
@@ -66,7 +75,7 @@ impl Place {
         Gateway::with(Start {
             mode: "node",
             config,
-            environment: Vec::new(),
+            environment: vec![EVERY_LINE.map(str::to_owned).into()],
         })
     }
 }
@@ -103,6 +112,81 @@ fn join(at: &Place, token: &str, (address, link): (&str, &str), dir: &Path) -> C
         .arg(dir)
         .env("REQUESTROCKET_INVITATION", token);
     command
+}
+
+/// The invitation, and what is private in files that were made for two regions, with every form.
+fn private(invitation: &str, files: &Path, ap_files: &Path) -> Vec<Secret> {
+    let mut secrets = vec![invitation.to_owned()];
+    let listed = [files, ap_files].map(|folder| std::fs::read_dir(folder).expect("a folder"));
+    let mut rings = 0;
+    for file in listed.into_iter().flatten().flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        if name.ends_with("key.pem") {
+            let parts = pem_parts(&text);
+            assert!(!parts.is_empty(), "{name}");
+            secrets.extend(parts);
+        } else if let Ok(ring) = serde_json::from_str::<Value>(&text) {
+            let before = secrets.len();
+            private_keys(&ring, &mut secrets);
+            rings += usize::from(secrets.len() > before);
+        }
+    }
+    assert!(rings >= 4, "rings and signing keys of two regions: {rings}");
+    let forms = |secret: String| {
+        let forms = forms(&secret);
+        (secret, forms)
+    };
+    secrets.into_iter().map(forms).collect()
+}
+
+/// What the files of keys have under names that say that it is private.
+fn private_keys(value: &Value, out: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if ["private", "digest_key", "seed"].contains(&&**name) => {
+                        out.push(text.clone());
+                    }
+                    value => private_keys(value, out),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| private_keys(item, out)),
+        _ => {}
+    }
+}
+
+/// Not one secret of a join is where somebody reads: logs, API, metrics, the stores of both
+/// regions, and the folders of their processes.
+fn nowhere(secrets: &[Secret], regions: &[&Place; 2], processes: &[&Gateway]) {
+    for (name, region) in ["us", "ap"].iter().zip(regions) {
+        for (key, value) in stores::dump(&region.etcd.endpoint()) {
+            check(&format!("{name}: {key}"), &value, secrets);
+        }
+    }
+    for process in processes {
+        check("a log", process.log().as_bytes(), secrets);
+        check_files(&process.data_dir(), secrets);
+    }
+    for control in &processes[..2] {
+        let mut answered = 0;
+        for path in [
+            "/api/v1/regions",
+            "/api/v1/regions/invitations",
+            "/api/v1/audit",
+            "/api/v1/nodes",
+            "/api/v1/orgs/default/audit",
+            "/api/v1/orgs/default/config",
+            "/metrics",
+        ] {
+            let answer = control.control_call("GET", path, Some(&control.token), None);
+            check(path, &answer.body, secrets);
+            answered += usize::from(answer.status() == 200);
+        }
+        assert!(answered >= 5, "{answered}");
+    }
 }
 
 fn words(ran: &Output) -> String {
@@ -212,4 +296,12 @@ fn a_region_that_is_invited_joins_and_serves() {
         json!(true),
         "its versions would be signed"
     );
+    let secrets = private(invitation, files, &ap_files);
+    check(
+        "what the joining region is told",
+        words(&thief).as_bytes(),
+        &secrets,
+    );
+    check("what it printed", joined.to_string().as_bytes(), &secrets);
+    nowhere(&secrets, &[&us, &ap], &[&home, &follower, &node]);
 }

@@ -1,15 +1,17 @@
 //! Unique secrets of every kind in a cluster whose parts fail one after another; then not one of
 //! them is in what any of its processes, etcd or ClickHouse keeps, tells or answers.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_status};
 use crate::harness::clickhouse::{ClickHouse, PASSWORD, USER};
+use crate::harness::etcd::{etcdctl, write_file};
 use crate::harness::gateway::{Gateway, TARGET_SECRET, output};
 use crate::harness::http::Request;
-use crate::harness::otlp;
+use crate::harness::otlp::{self, Received};
 use crate::harness::secrets::{Secret, check, check_files, forms, private_parts};
 use crate::harness::upstream::{After, Upstream, json_answer};
 use crate::harness::wait_for;
@@ -20,9 +22,11 @@ const GIVEN_KEY: &str = "canary-cluster-given-key-41ee";
 const QUERY_VALUE: &str = "canary-cluster-query-77c3";
 const HEADER: &str = "canary-cluster-header-2bd8";
 const OTLP: &str = "canary-cluster-otlp-f60c";
+const OPERATOR: &str = "canary-cluster-operator-token-8d3b61f7";
+const ETCD_PASSWORD: &str = "canary-cluster-etcd-password-a94e";
 
 /// Longest lines of a private key in PEM.
-fn pem_parts(pem: &str) -> Vec<String> {
+pub fn pem_parts(pem: &str) -> Vec<String> {
     let lines = pem
         .lines()
         .filter(|line| line.len() >= 48 && !line.starts_with('-'));
@@ -33,6 +37,7 @@ fn pem_parts(pem: &str) -> Vec<String> {
 fn all_of_etcd(cluster: &Cluster) -> Vec<u8> {
     let output = Command::new("etcdctl")
         .args(["--endpoints", &cluster.etcd[0].endpoint()])
+        .args(["--user", &format!("root:{ETCD_PASSWORD}")])
         .args(["get", "", "--prefix"])
         .output()
         .expect("etcdctl runs; see tests/install-test-deps");
@@ -41,22 +46,63 @@ fn all_of_etcd(cluster: &Cluster) -> Vec<u8> {
     output.stdout
 }
 
+/// From now on etcd wants to know who asks; gives what its users are told by variables.
+fn with_password(cluster: &Cluster, folder: &Path) -> Vec<(String, String)> {
+    for arguments in [
+        &["user", "add", &format!("root:{ETCD_PASSWORD}")][..],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        etcdctl(&cluster.etcd[0], arguments);
+    }
+    let file = write_file(folder, "etcd-password", ETCD_PASSWORD);
+    let file = file.display().to_string();
+    vec![
+        ("REQUESTROCKET_STORE__USERNAME".into(), "root".into()),
+        ("REQUESTROCKET_STORE__PASSWORD_FILE".into(), file),
+    ]
+}
+
+/// A collector to which processes prove themselves: their settings, what it is told, and the
+/// private key that they hold for it.
+fn collector(folder: &Path) -> (String, Received, String) {
+    let (certificate, key) = otlp::certificate();
+    let (endpoint, received) = otlp::grpc_tls(&certificate, &key);
+    let (own, own_key) = otlp::certificate();
+    let files = [
+        ("ca_file", "collector.pem", &certificate),
+        ("cert_file", "own.pem", &own),
+        ("key_file", "own-key.pem", &own_key),
+    ];
+    let files = files.map(|(setting, name, pem)| {
+        let file = write_file(folder, name, pem);
+        format!("{setting} = {file:?}\n")
+    });
+    let settings = format!(
+        "[otlp]\nendpoint = \"{endpoint}\"\nheaders = \"x-key={OTLP}\"\n{}",
+        files.concat()
+    );
+    (settings, received, own_key)
+}
+
 #[test]
 fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     let mut clickhouse = ClickHouse::start();
     let folder = tempfile::tempdir().expect("a folder");
-    let password = folder.path().join("password");
-    std::fs::write(&password, PASSWORD).expect("a file");
+    let password = write_file(folder.path(), "password", PASSWORD);
+    let operator = write_file(folder.path(), "operator", OPERATOR);
     let cluster = Cluster::new();
+    let of_etcd = with_password(&cluster, folder.path());
     // All that can be told is told to a collector too.
-    let (endpoint, received) = otlp::grpc();
+    let (otlp, received, otlp_key) = collector(folder.path());
     let log = format!(
-        "[log]\nfilter = \"trace\"\nformat = \"json\"\n[otlp]\nendpoint = \"{endpoint}\"\n\
-         headers = \"x-key={OTLP}\"\n[traces]\nbatch_ms = 20\n[metrics]\ninterval_ms = 50\n"
+        "[log]\nfilter = \"trace\"\nformat = \"json\"\n{otlp}\
+         [traces]\nbatch_ms = 20\n[metrics]\ninterval_ms = 50\n"
     );
     let mut start = cluster.control_start();
+    start.environment.extend(of_etcd.clone());
     start.config.push_str(&format!(
-        "{log}[records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
+        "{log}[control]\noperator_token_file = {operator:?}\n[records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
          user = {USER:?}\npassword_file = {password:?}\ngather_ms = 20\n",
         clickhouse.url()
     ));
@@ -66,6 +112,7 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     let control = Gateway::with(start.clone());
     let mut node_start = cluster.node_start("gw-1", "gw-1");
     node_start.config.push_str(&log);
+    node_start.environment.extend(of_etcd);
     let node = Gateway::with(node_start.clone());
     // Bodies are kept: it shows back all that the gateway is to overwrite, and what else callers
     // send to a target is not.
@@ -94,6 +141,10 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
         .expect("a token")
         .to_owned();
     wait_status(&node, &proxy, "GET", 200);
+    // The operator's own token where it belongs, and where nobody expects it.
+    for path in ["/api/v1/me", &format!("/api/v1/orgs/{OPERATOR}")] {
+        control.control_call("GET", path, Some(OPERATOR), None);
+    }
 
     let mut ids = Vec::new();
     let mut call = |node: &Gateway| {
@@ -146,6 +197,8 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
         HEADER,
         OTLP,
         PASSWORD,
+        OPERATOR,
+        ETCD_PASSWORD,
     ]
     .map(str::to_owned)
     .into();
@@ -165,6 +218,9 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
         assert!(!parts.is_empty(), "{name}");
         secrets.extend(parts);
     }
+    let of_collector = pem_parts(&otlp_key);
+    assert!(!of_collector.is_empty(), "a key of more than a line");
+    secrets.extend(of_collector);
     let secrets: Vec<Secret> = secrets
         .into_iter()
         .map(|secret| (secret.clone(), forms(&secret)))
