@@ -10,9 +10,11 @@ use proto::record::{MeterRefusal, RefusalCause};
 use crate::limits::{self, Cause, MeterStatus, Mode, Refusal, SlotRefusal};
 use crate::metering::Applied;
 
-/// What a caller is told whose limit is nearly used up, or is not counted with the other nodes.
-pub fn warnings(applied: &Applied) -> impl Iterator<Item = String> {
-    near(applied).into_iter().chain(without_store(applied))
+/// What a caller is told whose limit is nearly used up, or is not counted with the other nodes
+/// ([`alone`]).
+pub fn warnings(applied: &Applied, alone: Option<(&str, Mode)>) -> impl Iterator<Item = String> {
+    let without_store = alone.map(|(id, mode)| without_store(id, mode));
+    near(applied).into_iter().chain(without_store)
 }
 
 fn near(applied: &Applied) -> Option<String> {
@@ -34,12 +36,9 @@ pub fn alone(applied: &Applied) -> Option<(&str, Mode)> {
     meter.map(|(meter, mode)| (meter.id(), mode)).or_else(slots)
 }
 
-fn without_store(applied: &Applied) -> Option<String> {
-    let (id, mode) = alone(applied)?;
+fn without_store(id: &str, mode: Mode) -> String {
     let mode = mode.name();
-    Some(format!(
-        "{id} goes by {mode}: neither the node that keeps it nor the store can be reached"
-    ))
+    format!("{id} goes by {mode}: neither the node that keeps it nor the store can be reached")
 }
 
 /// The answer to a request for which no place among the calls in flight is free.

@@ -153,10 +153,11 @@ async fn to_target(
 
 /// Warns the caller of what its meters say, and notes where they are spent of without the store.
 fn tell_of(applied: &Applied, exchange: &mut Exchange) {
-    for warning in refused::warnings(applied) {
+    let alone = refused::alone(applied);
+    for warning in refused::warnings(applied, alone) {
         exchange.notes.warn(warning);
     }
-    if let Some((meter, mode)) = refused::alone(applied) {
+    if let Some((meter, mode)) = alone {
         exchange.noting(StageKind::Forward).spent_alone(meter, mode);
     }
 }
