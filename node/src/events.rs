@@ -91,3 +91,31 @@ pub fn add_late(record: &mut Record, events: impl Iterator<Item = SpanEvent>) {
     events.for_each(|event| all.add(event));
     (record.events, record.events_dropped) = all.into_parts();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_says_what_and_to_which_meter() {
+        let mut events = SpanEvents::default();
+        let mut noting = Noting::new(&mut events, StageKind::Limit, Instant::now());
+        let meter = || Some(Arc::from("mtr_1"));
+        noting.hold(OnHold::Began, meter());
+        noting.hold(OnHold::Ended, meter());
+        noting.spent_alone("mtr_1", Mode::Open);
+        noting.spent_alone("mtr_1", Mode::LocalShare);
+        let (events, dropped) = events.into_parts();
+        let kinds = events.iter().map(|event| event.kind);
+        let expected = [
+            SpanEventKind::HoldBegan,
+            SpanEventKind::HoldEnded,
+            SpanEventKind::MeterFailOpen,
+            SpanEventKind::MeterLocalShare,
+        ];
+        assert_eq!((kinds.collect::<Vec<_>>(), dropped), (expected.to_vec(), 0));
+        let is_there =
+            |event: &SpanEvent| event.stage == StageKind::Limit && event.subject == meter();
+        assert!(events.iter().all(is_there), "{events:?}");
+    }
+}

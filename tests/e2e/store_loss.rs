@@ -38,11 +38,14 @@ fn without_etcd_a_limit_that_fails_open_lets_all_pass_and_one_that_fails_closed_
     };
     let (open, closed) = (limited("fail_open"), limited("fail_closed"));
     cluster.etcd[0].stop();
+    let mut ids = Vec::new();
     for _ in 0..20 {
         let passed = call(&open, &node, "second");
         assert_eq!(passed.status(), 200, "{}", passed.text());
         let warning = passed.field(WARNING).unwrap_or_default();
         assert!(warning.contains("goes by fail_open"), "{warning:?}");
+        let id = passed.field("requestrocket-request-id");
+        ids.push(id.expect("an id").to_owned());
         let refused = call(&closed, &node, "second");
         assert_eq!(refused.outcome(), (503, "limit-unavailable"));
         // What is known to be used up needs no etcd.
@@ -65,4 +68,10 @@ fn without_etcd_a_limit_that_fails_open_lets_all_pass_and_one_that_fails_closed_
             .then_some(())
             .filter(|()| over)
     });
+    for id in &ids {
+        let record = control.record(id);
+        let events = record["events"].as_array().expect("events").iter();
+        let kinds: Vec<_> = events.map(|event| &event["kind"]).collect();
+        assert_eq!(kinds, ["meter-fail-open"], "{record}");
+    }
 }
