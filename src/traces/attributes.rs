@@ -240,7 +240,7 @@ mod tests {
         match kind {
             SpanEventKind::Retry => (
                 "`forward`",
-                "It was sent once more; `http.request.resend_count` says for the how manieth time",
+                "It was sent once more; `http.request.resend_count` is the number of the retry",
             ),
             SpanEventKind::HoldBegan => (
                 "`limit`, `forward`",

@@ -93,9 +93,8 @@ def call(gateway, upstream, status, **fields):
     return answer.headers["requestrocket-request-id"], server.seen[-1][2]["traceparent"]
 
 
-@pytest.mark.parametrize("status", [200, 503])
-def test_the_file_of_a_request(gateway, upstream, status):
-    id, seen = call(gateway, upstream, status)
+def file_of(gateway, id):
+    """The file of a request, as the package reads it."""
     deadline = time.monotonic() + 30
     while True:
         done = subprocess.run(
@@ -107,8 +106,13 @@ def test_the_file_of_a_request(gateway, upstream, status):
             break
         assert time.monotonic() < deadline, done.stderr.decode()
         time.sleep(0.05)
-    document = json.loads(done.stdout)
-    data = json_format.ParseDict(with_base64(document), TracesData())
+    return json_format.ParseDict(with_base64(json.loads(done.stdout)), TracesData())
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_the_file_of_a_request(gateway, upstream, status):
+    id, seen = call(gateway, upstream, status)
+    data = file_of(gateway, id)
     # Without a collector the request is in its caller's trace, and the file has no caller's span.
     client = check(spans_of(data), id, TRACE_ID, "", status == 503)
     assert attributes(client)["http.response.status_code"] == status
@@ -119,6 +123,25 @@ def test_the_file_of_a_request(gateway, upstream, status):
     again = json_format.MessageToDict(data)
     assert json_format.ParseDict(again, TracesData()) == data
     assert seen.split("-")[1] == TRACE_ID
+
+
+def test_what_happens_inside_a_stage(gateway, upstream):
+    server = upstream(lambda handler, body: handler.json({"gone": 1, "kept": 2}))
+    proxy = gateway.proxy(server.url)
+    filter = gateway.call("POST", f"/proxies/{proxy.id}/filters",
+                          {"op": "destroy", "paths": ["$.gone"]})
+    deadline = time.monotonic() + 30
+    while True:
+        answer = requests.get(f"{proxy.url}/v1", headers=proxy.auth)
+        if answer.json() == {"kept": 2}:
+            break
+        assert time.monotonic() < deadline, "the filter was never in effect"
+        time.sleep(0.05)
+    spans = spans_of(file_of(gateway, answer.headers["requestrocket-request-id"]))
+    [(span, event)] = [(span, event) for span in spans for event in span.events]
+    assert (span.name, event.name) == ("filter", "requestrocket.filter.changed")
+    assert attributes(event) == {"requestrocket.filter.id": filter["id"]}
+    assert span.start_time_unix_nano <= event.time_unix_nano <= span.end_time_unix_nano
 
 
 def test_what_a_collector_is_sent(tmp_path, upstream):
