@@ -37,7 +37,10 @@ fn unknown_method(received: &Received, gateway: &Gateway) {
         let found = attributes(span);
         assert_eq!(found["http.request.method"], "_OTHER");
         assert_eq!(found["http.request.method_original"], "PROPFIND");
-        assert_eq!(typed(span)["http.request.method_original"], "string");
+        assert_eq!(
+            typed(&span.attributes)["http.request.method_original"],
+            "string"
+        );
     }
     for span in trace.stages.values() {
         assert!(!attributes(span).contains_key("http.request.method_original"));
@@ -68,7 +71,7 @@ fn shadow_and_filter(received: &Received, gateway: &Gateway) {
             (name, "string[]"),
             ("requestrocket.stage.outcome", "string"),
         ];
-        assert_eq!(typed(&stages[stage]), expected.into(), "{stage}");
+        assert_eq!(typed(&stages[stage].attributes), expected.into(), "{stage}");
         let found = attributes(&stages[stage]);
         assert_eq!(Some(&*found[name]), object["id"].as_str(), "{stage}");
         assert_eq!(found["requestrocket.stage.outcome"], "pass", "{stage}");
@@ -94,23 +97,36 @@ fn place(span: &Span) -> Vec<String> {
     }
 }
 
-/// The registry and what was received say the same.
+/// The rows of a table of the page, without their outer bars.
+fn rows<'p>(page: &'p str, which: &str) -> Vec<Vec<&'p str>> {
+    let (_, table) = page
+        .split_once(&format!("<!-- {which}: made from "))
+        .expect("a table");
+    let (table, _) = table.split_once("<!-- end of ").expect("its end");
+    let rows = table
+        .lines()
+        .filter(|line| line.starts_with("| `requestrocket."));
+    rows.map(|row| row.split('|').map(str::trim).collect())
+        .collect()
+}
+
+/// The registry and what was received say the same. What events alone have is received in
+/// `events.rs`.
 fn documented(spans: &[Span]) {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/traces.md");
     let page = std::fs::read_to_string(page).expect("a page");
-    let rows = page
-        .lines()
-        .filter(|line| line.starts_with("| `requestrocket."));
-    let registry: BTreeMap<&str, (&str, Vec<&str>)> = rows
-        .map(|row| {
-            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-            let places = cells[3].split(", ").collect();
-            (cells[1].trim_matches('`'), (cells[2], places))
-        })
+    let name = |cell: &'_ str| cell.trim_matches('`').to_owned();
+    let registry: BTreeMap<String, (&str, Vec<&str>)> = rows(&page, "attributes")
+        .into_iter()
+        .map(|cells| (name(cells[1]), (cells[2], cells[3].split(", ").collect())))
+        .collect();
+    let happening: BTreeSet<String> = rows(&page, "events")
+        .into_iter()
+        .map(|cells| name(cells[1]))
         .collect();
     let mut seen = BTreeSet::new();
     for span in spans {
-        let ours = typed(span).into_iter();
+        let ours = typed(&span.attributes).into_iter();
         for (name, kind) in ours.filter(|(name, _)| name.starts_with("requestrocket.")) {
             let (known, on) = registry
                 .get(name)
@@ -118,9 +134,22 @@ fn documented(spans: &[Span]) {
             assert_eq!(kind, *known, "{name}");
             let there = place(span).iter().any(|place| on.contains(&&**place));
             assert!(there, "{name} on {} {}", span.kind, span.name);
-            seen.insert(name);
+            seen.insert(name.to_owned());
+        }
+        for event in &span.events {
+            assert!(happening.contains(&event.name), "{}", event.name);
+            let ours = typed(&event.attributes).into_iter();
+            for (name, kind) in ours.filter(|(name, _)| name.starts_with("requestrocket.")) {
+                let known = registry.get(name).map(|(kind, _)| *kind);
+                assert_eq!(known, Some(kind), "{name} of {}", event.name);
+            }
         }
     }
-    let all: BTreeSet<&str> = registry.into_keys().collect();
+    let of_events = |on: &[&str]| {
+        on.iter()
+            .all(|on| on.starts_with("`…") || *on == "events of meters")
+    };
+    let all = registry.into_iter().filter(|(_, (_, on))| !of_events(on));
+    let all: BTreeSet<String> = all.map(|(name, _)| name).collect();
     assert_eq!(seen, all, "each of them was received");
 }
