@@ -34,6 +34,26 @@ pub fn name(value: &str, pointer: &str, problems: &mut Vec<Problem>) {
     }
 }
 
+/// A display name that is that of another field where none is given: what is wrong with that is
+/// told there, and not once more of the name.
+pub fn own_name(value: &str, other: Option<&str>, problems: &mut Vec<Problem>) {
+    if other != Some(value) {
+        name(value, "/name", problems);
+    }
+}
+
+/// Whether a display name may be this.
+pub fn is_name(value: &str) -> bool {
+    let mut problems = Vec::new();
+    name(value, "", &mut problems);
+    problems.is_empty()
+}
+
+/// A display name that is made of something longer: as much of it as fits.
+pub fn made_name(text: &str) -> String {
+    text.chars().take(NAME_CHARS_MAX).collect()
+}
+
 /// A set of labels for finding objects again.
 pub fn labels(labels: &BTreeMap<String, String>, problems: &mut Vec<Problem>) {
     if labels.len() > LABELS_MAX {

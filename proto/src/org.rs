@@ -40,7 +40,7 @@ impl Org {
     pub fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         checks::slug(&self.slug, "/slug", &mut problems);
-        checks::name(&self.name, "/name", &mut problems);
+        checks::own_name(&self.name, Some(&self.slug), &mut problems);
         let limits = self.default_limits.iter().flat_map(ProxyLimits::validate);
         problems.extend(limits.map(|problem| problem.below("/default_limits")));
         problems

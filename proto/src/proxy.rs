@@ -330,7 +330,7 @@ impl Proxy {
     /// Every problem of the object itself; references are judged with the whole configuration.
     pub fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        checks::name(&self.name, "/name", &mut problems);
+        checks::own_name(&self.name, self.alias.as_deref(), &mut problems);
         if let Some(alias) = &self.alias {
             checks::slug(alias, "/alias", &mut problems);
         }

@@ -280,7 +280,7 @@ impl Target {
         if self.name.is_empty()
             && let Ok(base) = BaseUrl::parse(&self.base_url)
         {
-            self.name = base.origin.host;
+            self.name = checks::made_name(&base.origin.host);
         }
     }
 

@@ -20,7 +20,7 @@ use super::answer::Answer;
 use super::batch;
 use super::call::OrgCall;
 use super::credentials::Credentials;
-use super::error::Refusal;
+use super::error::{Code, Refusal};
 use super::objects::{Resource, show};
 use super::plan::Plan;
 use super::proxies::Proxies;
@@ -64,8 +64,9 @@ fn tell_shown_before(credential: &mut Value, again: &Plan) {
 pub async fn create(call: &OrgCall) -> Result<Answer, Refusal> {
     let document = &call.request.body;
     let key = &call.control.digest_key;
-    let (published, plan, _) =
-        batch::publish(call, |config| planned(document, config, key)).await?;
+    let (published, plan, _) = batch::publish(call, |config| planned(document, config, key))
+        .await
+        .map_err(without_consequences)?;
     let proxy = made::<Proxies>(call, &published)
         .pop()
         .ok_or_else(Refusal::not_found)?;
@@ -211,6 +212,23 @@ fn bind(
         }
     }
     credential
+}
+
+/// A refusal without the hosts that a credential lacks because the target's own cannot be read.
+fn without_consequences(mut refusal: Refusal) -> Refusal {
+    let of_target = |problem: &Problem| {
+        let field = problem.pointer.strip_prefix("/target/");
+        field.is_some_and(|field| field.ends_with("base_url"))
+    };
+    if refusal.code != Code::ValidationFailed || !refusal.errors.iter().any(of_target) {
+        return refusal;
+    }
+    refusal.errors.retain(|problem| {
+        let field = problem.pointer.strip_prefix("/credentials/");
+        let is_hosts = field.is_some_and(|field| field.ends_with("/hosts"));
+        !(is_hosts && problem.code == "required")
+    });
+    Refusal::invalid(refusal.errors)
 }
 
 /// The hosts of base URLs, as entries of `hosts`.

@@ -245,9 +245,10 @@ impl Credential {
     /// Fills what was not given and depends on other fields.
     pub fn complete(&mut self) {
         if self.name.is_empty() {
+            let auth_type = self.auth_type.as_str();
             self.name = match self.hosts.first() {
-                Some(host) => format!("{} {}", host, self.auth_type.as_str()),
-                None => format!("{} credential", self.auth_type.as_str()),
+                Some(host) => checks::made_name(&format!("{host} {auth_type}")),
+                None => format!("{auth_type} credential"),
             };
         }
     }

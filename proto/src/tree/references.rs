@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::operation::{ApplyError, Context};
 use super::taken::taken;
 use super::{Objects, OrgConfig, credential_in, reach, roles, scopes, target_in};
+use crate::checks;
 use crate::credential::{AuthType, Credential, CredentialKind, WILDCARD_TOO_WIDE};
 use crate::hosts::HostPattern;
 use crate::id::{CredentialId, ProxyId};
@@ -48,7 +49,9 @@ pub(super) fn complete<'a>(objects: &mut Objects, touched: impl Iterator<Item = 
             Body::Credential(stored) => stored.credential.complete(),
             Body::Proxy(proxy) if proxy.name.is_empty() => {
                 let target = target_in(objects, proxy.target_id).map(|target| target.name.clone());
-                // Without a target the proxy is refused for that, not for its name too.
+                // Without a target, or with one that is refused for its URL or its name, the proxy
+                // is not refused for its own name too.
+                let target = target.filter(|name| checks::is_name(name));
                 let name = proxy.alias.clone().or(target);
                 proxy.name = name.unwrap_or_else(|| "proxy".to_owned());
             }

@@ -177,6 +177,60 @@ async fn a_fault_anywhere_makes_nothing_and_is_told_at_its_place() {
 }
 
 #[actix_web::test]
+async fn what_follows_from_a_fault_is_not_told_beside_it() {
+    let api = api().await;
+    let unnamed = |change: fn(&mut Value)| {
+        let mut body = whole();
+        body.as_object_mut().unwrap().shift_remove("alias");
+        change(&mut body);
+        body
+    };
+    for (body, expected) in [
+        (
+            unnamed(|body| body["target"]["base_url"] = json!("not a url")),
+            "/target/base_url base-url",
+        ),
+        (
+            unnamed(|body| body["target"]["base_url"] = json!("ftp://x")),
+            "/target/base_url base-url",
+        ),
+        (
+            unnamed(|body| body["target"]["name"] = json!("two\nlines")),
+            "/target/name control-character",
+        ),
+        (unnamed(|body| body["alias"] = json!("")), "/alias slug"),
+    ] {
+        let reply = api.post(Who::Admin, PROXIES, body).await.is(422);
+        let faults = reply.faults().into_iter();
+        let faults: Vec<String> = faults.map(|(at, code)| format!("{at} {code}")).collect();
+        assert_eq!(faults, [expected]);
+    }
+    let operations = json!({"operations": [
+        {"create": "targets", "as": "t", "object": {"base_url": "nope"}},
+        {"create": "credentials", "as": "c", "object": {"kind": "proxy", "auth_type": "api_key"}},
+        {"create": "proxies", "object": {"target_id": "@t", "proxy_credential_ids": ["@c"]}},
+    ]});
+    let changes = "/orgs/acme/changes";
+    let reply = api.post(Who::Admin, changes, operations).await.is(422);
+    let expected = ("/operations/0/object/base_url".into(), "base-url".into());
+    assert_eq!(reply.faults(), [expected]);
+    let empty = api.post(Who::Operator, "/orgs", json!({"slug": ""}));
+    assert_eq!(
+        empty.await.is(422).faults(),
+        [("/slug".into(), "slug".into())]
+    );
+    // A host may be longer than a name.
+    let label = "a".repeat(60);
+    let long = format!("https://{label}.{label}.{label}.{label}.example");
+    let target = json!({"base_url": long});
+    let made = api.post(Who::Admin, "/orgs/acme/targets", target).await;
+    assert_eq!(
+        made.is(201).body["name"].as_str().unwrap().chars().count(),
+        200
+    );
+}
+
+#[actix_web::test]
 async fn an_idempotency_key_makes_it_once() {
     let api = api().await;
     let call = || {
