@@ -65,7 +65,28 @@ fn main() -> ExitCode {
     panics::install();
     let command = Cli::parse().command;
     let output = command.output();
-    let outcome = match command {
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match output {
+                Output::Text => eprintln!(
+                    "{}",
+                    visible::in_lines(&format!("requestrocket: {error:#}"))
+                ),
+                Output::Json => {
+                    let document = client::problem::document(&error).to_string();
+                    eprintln!("{}", visible::in_lines(&document));
+                }
+            }
+            let usage = error.is::<SettingsError>() || error.is::<serve::CannotStart>();
+            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+/// Does what the command line says.
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Dev(args) => serve::dev(&args),
         Command::Standalone(args) => serve::standalone(&args),
         Command::Node(args) => serve::node(&args),
@@ -75,6 +96,13 @@ fn main() -> ExitCode {
         Command::Link(LinkCommand::Issue(args)) => certificates::issue(&args),
         Command::Add(args) => on_system(client::add::run(&args)),
         Command::List(args) => on_system(client::list::list(&args)),
+        Command::Get(args) => on_system(client::objects::get(&args)),
+        Command::Create(args) => on_system(client::objects::create(&args)),
+        Command::Set(args) => on_system(client::objects::set(&args)),
+        Command::Delete(args) => on_system(client::objects::delete(&args)),
+        Command::Rotate(args) => on_system(client::rotating::rotate(&args)),
+        Command::Health(args) => on_system(client::health::check(&args)),
+        Command::Completions(args) => client::completions::print(args),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
         Command::Meters(args) => on_system(client::meters::list(&args)),
@@ -106,23 +134,6 @@ fn main() -> ExitCode {
         Command::Openapi => {
             say(control::openapi::openapi_json());
             Ok(())
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match output {
-                Output::Text => eprintln!(
-                    "{}",
-                    visible::in_lines(&format!("requestrocket: {error:#}"))
-                ),
-                Output::Json => {
-                    let document = client::problem::document(&error).to_string();
-                    eprintln!("{}", visible::in_lines(&document));
-                }
-            }
-            let usage = error.is::<SettingsError>() || error.is::<serve::CannotStart>();
-            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
 }

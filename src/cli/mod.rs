@@ -18,16 +18,23 @@ pub use serving::{ConfigCheckArgs, DevArgs, NodeArgs, RoleArgs};
 pub use crate::client::access::ControlArgs;
 
 use crate::client::add::AddArgs;
+use crate::client::completions::CompletionsArgs;
+use crate::client::health::HealthArgs;
+use crate::client::objects::{CreateArgs, DeleteArgs, GetArgs, SetArgs};
 use crate::client::recover::RecoverArgs;
 use crate::client::regions::RegionsArgs;
 use crate::client::replication::ReplicationArgs;
+use crate::client::rotating::RotateArgs;
 use crate::client::test::TestArgs;
 use crate::client::unmatched::UnmatchedArgs;
 use crate::keyrings::KeyringCommand;
 
+/// The name of the binary.
+pub const PROGRAM: &str = "requestrocket";
+
 /// An outbound API gateway: callers hold a proxy credential, targets see a target credential.
 #[derive(Debug, Parser)]
-#[command(name = "requestrocket", version, propagate_version = true)]
+#[command(name = PROGRAM, version, propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -55,6 +62,16 @@ pub enum Command {
     Add(AddArgs),
     /// List the objects of a kind, with their ids.
     List(crate::client::list::ListArgs),
+    /// Show an object with all its fields.
+    Get(GetArgs),
+    /// Make an object: an organisation, a token, a credential, a rule, ….
+    Create(CreateArgs),
+    /// Change fields of an object; the others stay.
+    Set(SetArgs),
+    /// Delete an object, with the rules, filters and meters that hang on it.
+    Delete(DeleteArgs),
+    /// Give a credential another secret, at once or with an overlap.
+    Rotate(RotateArgs),
     /// Make an organisation's configuration what a file says, as one version.
     Apply(ApplyArgs),
     /// Carry out the operations of a file, all or none, as one version.
@@ -81,6 +98,9 @@ pub enum Command {
     Telemetry(TelemetryArgs),
     /// List who did what, when and from where, newest first; or verify that nobody changed that.
     Audit(AuditArgs),
+    /// Say whether a process serves, and with an operator's token whether nodes, store and regions
+    /// are well. The exit code is 1 if not.
+    Health(HealthArgs),
     /// List the nodes of the region, with what each serves.
     Nodes(NodesArgs),
     /// Say what counts after the store was restored from a backup or wiped; without a decision,
@@ -107,6 +127,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print the OpenAPI description of the control plane.
     Openapi,
+    /// Print what a shell needs to complete commands, options and their values.
+    Completions(CompletionsArgs),
 }
 
 /// The commands about certificates.

@@ -20,6 +20,12 @@ impl Command {
             Self::Meters(args) => args.output,
             Self::Raise(args) => args.output,
             Self::List(args) => args.output,
+            Self::Get(args) => args.output,
+            Self::Create(args) => args.output,
+            Self::Set(args) => args.output,
+            Self::Delete(args) => args.output,
+            Self::Rotate(args) => args.output,
+            Self::Health(args) => args.output,
             Self::Regions(args) => args.output(),
             Self::Replication(args) => args.output,
             Self::Unmatched(args) => args.output,
@@ -47,7 +53,7 @@ impl Command {
             Self::Diff(args) => args.output,
             Self::Rollback(args) => args.output,
             Self::Openapi => Output::Json,
-            Self::Config(ConfigCommand::Reference) => Output::Text,
+            Self::Config(ConfigCommand::Reference) | Self::Completions(_) => Output::Text,
             Self::Config(ConfigCommand::Check(args)) => args.output,
         }
     }

@@ -1,18 +1,16 @@
 //! `requestrocket add`: target, credentials and proxy for an API in one command.
 
-use std::io::Read;
-use std::path::PathBuf;
-
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use proto::target::BaseUrl;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use super::Api;
 use super::dialled::{base, not_dialled};
 use super::narrowing::{limits, rules};
 use super::problem::Problem;
+use super::sdks;
+use super::secrets::SecretArgs;
 use super::warnings::line;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
@@ -29,12 +27,9 @@ pub struct AddArgs {
     /// Header for `--auth api-key`, which alone has one.
     #[arg(long)]
     pub header: Option<String>,
-    /// Read the API's secret (key, token, or user:password) from standard input.
-    #[arg(long, conflicts_with = "secret_file")]
-    pub secret_stdin: bool,
-    /// Read the API's secret from a file.
-    #[arg(long)]
-    pub secret_file: Option<PathBuf>,
+    /// The API's secret.
+    #[command(flatten)]
+    pub secret: SecretArgs,
     /// Short name for the proxy's URL.
     #[arg(long)]
     pub alias: Option<String>,
@@ -104,19 +99,27 @@ pub async fn run(args: &AddArgs) -> anyhow::Result<()> {
         .map_err(|error| in_words(error, &steps))?;
     let mut warnings = warnings(&answer);
     warnings.extend(not_dialled(&base, &args.allow_network).map(|said| ("the target's", said)));
+    let made = made(&answer)?;
+    let variables = sdks::variables(&base, (&made.url, &made.key)).unwrap_or_else(|detail| {
+        let warning = json!({"pointer": "/base_url", "code": "sdk-path", "detail": detail});
+        warnings.push(("the target's", warning));
+        Vec::new()
+    });
     for (what, warning) in &warnings {
         eprintln!("requestrocket: {}", line(what, warning));
     }
     let warnings = warnings.into_iter().map(|(_, warning)| warning).collect();
-    print((args, &base), &made(&answer)?, warnings, rules.is_empty());
+    match args.output {
+        Output::Json => say(&document(&made, warnings).to_string()),
+        Output::Text => say(&lines(args, &made, &variables, rules.is_empty()).join("\n")),
+    }
     Ok(())
 }
 
 /// Whether every option has something that it is for.
 fn applicable(args: &AddArgs) -> anyhow::Result<()> {
-    let gives = args.secret_stdin || args.secret_file.is_some();
     ensure!(
-        args.auth != AddAuth::None || !gives,
+        args.auth != AddAuth::None || !args.secret.is_given(),
         "--auth none sends no secret: leave --secret-stdin and --secret-file out, or say with \
          --auth how it is sent"
     );
@@ -270,31 +273,9 @@ fn secret(args: &AddArgs) -> anyhow::Result<Value> {
     if args.auth == AddAuth::None {
         return Ok(Value::Null);
     }
-    let mut text = Zeroizing::new(String::new());
-    if args.secret_stdin {
-        std::io::stdin()
-            .take(65_536)
-            .read_to_string(&mut text)
-            .context("reading the secret")?;
-    } else if let Some(path) = &args.secret_file {
-        *text = std::fs::read_to_string(path)
-            .with_context(|| format!("reading the secret from {}", path.display()))?;
-    } else {
-        bail!("give the API's secret with --secret-stdin or --secret-file (or use --auth none)");
-    }
-    let text = text.trim_end_matches(['\r', '\n']);
-    ensure!(!text.is_empty(), "the secret is empty");
-    Ok(match args.auth {
-        AddAuth::ApiKey => json!({ "key": text }),
-        AddAuth::Bearer => json!({ "token": text }),
-        AddAuth::Basic => {
-            let (user, password) = text
-                .split_once(':')
-                .context("a secret for --auth basic is user:password")?;
-            json!({ "username": user, "password": password })
-        }
-        AddAuth::None => Value::Null,
-    })
+    let secret = args.secret.read(auth_type(args.auth))?;
+    secret
+        .context("give the API's secret with --secret-stdin or --secret-file (or use --auth none)")
 }
 
 /// What the operator gave the organisation for proxies that say nothing of limits.
@@ -325,23 +306,28 @@ fn warnings(answer: &Value) -> Vec<(&'static str, Value)> {
         .collect()
 }
 
-fn print((args, base): (&AddArgs, &BaseUrl), made: &Made, warnings: Vec<Value>, open: bool) {
-    if args.output == Output::Json {
-        let (url, key, proxy) = (&made.url, &made.key, &made.proxy);
-        let mut out = json!({ "url": url, "api_key": key, "proxy": proxy });
-        if !warnings.is_empty() {
-            out["warnings"] = warnings.into();
-        }
-        return say(&out.to_string());
+fn document(made: &Made, warnings: Vec<Value>) -> Value {
+    let (url, key, proxy) = (&made.url, &made.key, &made.proxy);
+    let mut out = json!({ "url": url, "api_key": key, "proxy": proxy });
+    if !warnings.is_empty() {
+        out["warnings"] = warnings.into();
     }
+    out
+}
+
+fn lines(
+    args: &AddArgs,
+    made: &Made,
+    variables: &[(&'static str, String)],
+    open: bool,
+) -> Vec<String> {
     let mut lines = vec![
         format!("base URL  {}", made.url),
         format!("API key   {}   (shown once)", made.key),
         String::new(),
     ];
-    for (variable, value) in sdk_variables(base, made) {
-        lines.push(format!("export {variable}={value}"));
-    }
+    let variables = variables.iter();
+    lines.extend(variables.map(|(name, value)| format!("export {name}={value}")));
     let (method, path) = example(args);
     lines.push(format!(
         "curl{method} -H \"Authorization: Bearer {}\" {}{path}",
@@ -351,7 +337,7 @@ fn print((args, base): (&AddArgs, &BaseUrl), made: &Made, warnings: Vec<Value>, 
         lines.push(String::new());
         lines.push("allows every method and path; narrow with --allow or --read-only".into());
     }
-    say(&lines.join("\n"));
+    lines
 }
 
 /// A call that is allowed: curl's option for the method, and the path.
@@ -365,26 +351,6 @@ fn example(args: &AddArgs) -> (String, &str) {
             (method, path.trim_end_matches('*'))
         }
         None => (String::new(), "/"),
-    }
-}
-
-/// The lines that an SDK of this API reads.
-fn sdk_variables(base: &BaseUrl, made: &Made) -> Vec<(&'static str, String)> {
-    let behind_v1 = if base.path.ends_with("/v1") {
-        ""
-    } else {
-        "/v1"
-    };
-    match host(base).as_str() {
-        "api.openai.com" => vec![
-            ("OPENAI_BASE_URL", format!("{}{behind_v1}", made.url)),
-            ("OPENAI_API_KEY", made.key.clone()),
-        ],
-        "api.anthropic.com" => vec![
-            ("ANTHROPIC_BASE_URL", made.url.clone()),
-            ("ANTHROPIC_API_KEY", made.key.clone()),
-        ],
-        _ => Vec::new(),
     }
 }
 

@@ -52,7 +52,10 @@ pub async fn changes(args: &ChangesArgs) -> anyhow::Result<()> {
 }
 
 /// The document of a file, with its secrets.
-fn document(file: &Path) -> anyhow::Result<Value> {
+///
+/// # Errors
+/// It cannot be read, is not valid, or holds a secret in clear.
+pub(super) fn document(file: &Path) -> anyhow::Result<Value> {
     let name = file.display();
     let text = read(file).with_context(|| format!("cannot read {name}"))?;
     let mut document = parse(&text).with_context(|| format!("{name} is not valid"))?;
@@ -209,6 +212,10 @@ pub fn operations(document: Value) -> Value {
 
 /// Puts secrets in the place of what says where they are.
 fn fill_secrets(document: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<()> {
+    // Of one credential.
+    if let Some(secret) = document.get_mut("secret") {
+        fill(secret, "/secret", env)?;
+    }
     let credentials = document
         .get_mut("credentials")
         .and_then(Value::as_array_mut);

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use awc::http::Method;
 use clap::Args;
 use control::regions::invitations::Introduction;
 use control::regions::{base_url, is_loopback};
@@ -108,7 +109,7 @@ pub(super) async fn invitations(args: &ListArgs) -> anyhow::Result<Value> {
 pub(super) async fn withdraw(args: &WithdrawArgs) -> anyhow::Result<Value> {
     let api = Api::new(&args.control)?;
     let path = format!("/regions/invitations/{}", args.id);
-    api.delete_absolute(&path).await?;
+    api.write(Method::DELETE, &path, None, None).await?;
     Ok(json!({"withdrawn": args.id}))
 }
 

@@ -1,9 +1,10 @@
 //! `requestrocket list`: the objects of a kind, with their ids.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::kinds::Kind;
 use super::records::shown;
 use super::versions::label;
 use crate::cli::{ControlArgs, Output};
@@ -16,8 +17,8 @@ pub struct ListArgs {
     #[arg(value_enum)]
     pub kind: Kind,
     /// Of rules, filters and meters: only those that hang on this proxy, target or credential, by
-    /// its id; without it those of all, one after the other.
-    #[arg(long, value_name = "ID")]
+    /// its id or as in proxies/billing; without it those of all, one after the other.
+    #[arg(long, value_name = "ID|KIND/NAME")]
     pub on: Option<String>,
     /// How to show them.
     #[arg(long, value_enum, default_value_t)]
@@ -27,62 +28,14 @@ pub struct ListArgs {
     pub control: ControlArgs,
 }
 
-/// The kinds of objects, as paths of the API name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// Organisations that the token may see.
-    Orgs,
-    /// API tokens.
-    Tokens,
-    /// Targets.
-    Targets,
-    /// Credentials of both kinds.
-    Credentials,
-    /// Proxies.
-    Proxies,
-    /// Rules.
-    Rules,
-    /// Filters.
-    Filters,
-    /// Meters; `requestrocket meters` shows how much of them is used.
-    Meters,
-}
-
-impl Kind {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Orgs => "orgs",
-            Self::Tokens => "tokens",
-            Self::Targets => "targets",
-            Self::Credentials => "credentials",
-            Self::Proxies => "proxies",
-            Self::Rules => "rules",
-            Self::Filters => "filters",
-            Self::Meters => "meters",
-        }
-    }
-
-    /// Whether it hangs on other objects.
-    fn hangs(self) -> bool {
-        matches!(self, Self::Rules | Self::Filters | Self::Meters)
-    }
-}
-
-/// Most objects of a page.
-const PAGE: u32 = 500;
-
 /// Lists the objects of a kind, all pages of them.
 ///
 /// # Errors
 /// `--on` names nothing that such objects hang on, or what the control plane said.
 pub async fn list(args: &ListArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
-    let places = places(&api, args).await?;
-    let mut items = Vec::new();
-    for place in places {
-        let found = api.list_absolute(&format!("{place}?limit={PAGE}")).await?;
-        items.extend(found["items"].as_array().into_iter().flatten().cloned());
-    }
+    let (org, on) = (&args.control.org, args.on.as_deref());
+    let items = args.kind.objects(&api, org, on).await?;
     if args.output == Output::Json {
         say(&json!({ "items": items }).to_string());
         return Ok(());
@@ -92,56 +45,6 @@ pub async fn list(args: &ListArgs) -> anyhow::Result<()> {
         false => table(items.iter().map(|item| row(args.kind, item)).collect()).join("\n"),
     });
     Ok(())
-}
-
-/// The lists of the API that hold them.
-async fn places(api: &Api, args: &ListArgs) -> anyhow::Result<Vec<String>> {
-    let (kind, org) = (args.kind, format!("/orgs/{}", args.control.org));
-    let word = kind.word();
-    if !kind.hangs() {
-        anyhow::ensure!(
-            args.on.is_none(),
-            "{word} hang on nothing: --on is for rules, filters and meters"
-        );
-        return Ok(match kind {
-            Kind::Orgs => vec!["/orgs".to_owned()],
-            _ => vec![format!("{org}/{word}")],
-        });
-    }
-    if let Some(on) = &args.on {
-        let holders = holders_of(on).ok_or_else(|| {
-            anyhow::anyhow!(
-                "--on {} is no id of a proxy, target or credential; `requestrocket list proxies` \
-                 shows ids",
-                shown(on)
-            )
-        })?;
-        return Ok(vec![format!("{org}/{holders}/{on}/{word}")]);
-    }
-    let mut places = Vec::new();
-    if kind == Kind::Meters {
-        places.push(format!("{org}/{word}"));
-    }
-    for holders in ["credentials", "proxies", "targets"] {
-        let path = format!("{org}/{holders}?limit={PAGE}");
-        let found = api.list_absolute(&path).await?;
-        let ids = found["items"].as_array().into_iter().flatten();
-        let ids = ids.filter_map(|holder| holder["id"].as_str());
-        places.extend(ids.map(|id| format!("{org}/{holders}/{id}/{word}")));
-    }
-    Ok(places)
-}
-
-/// The list of the object with this id.
-fn holders_of(id: &str) -> Option<&'static str> {
-    let (prefix, rest) = id.split_once('_')?;
-    let is_id = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric());
-    match prefix {
-        "prx" if is_id => Some("proxies"),
-        "tgt" if is_id => Some("targets"),
-        "crd" if is_id => Some("credentials"),
-        _ => None,
-    }
 }
 
 /// An object as cells of a table.
@@ -282,14 +185,5 @@ mod tests {
                      "parent_id": "prx_1"})],
             &["rul_1  deny GET on prx_1"],
         );
-    }
-
-    #[test]
-    fn only_ids_of_what_carries_rules_are_taken() {
-        assert_eq!(holders_of("prx_01ab"), Some("proxies"));
-        assert_eq!(holders_of("crd_01ab"), Some("credentials"));
-        for wrong in ["rul_1", "prx_", "prx_../x", "prx_a?b", "pay"] {
-            assert_eq!(holders_of(wrong), None, "{wrong}");
-        }
     }
 }

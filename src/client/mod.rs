@@ -5,21 +5,31 @@ mod across;
 pub mod add;
 pub mod audit;
 mod clock_skew;
+pub mod completions;
 pub mod configuration;
+mod confirm;
 mod dialled;
 pub mod explain;
+mod fields;
+pub mod health;
 mod inviting;
 mod joining;
+mod kinds;
 pub mod list;
 pub mod meters;
+mod named;
 mod narrowing;
 pub mod nodes;
+pub mod objects;
 pub mod problem;
 pub mod records;
 pub mod recover;
 mod region_faults;
 pub mod regions;
 pub mod replication;
+pub mod rotating;
+mod sdks;
+mod secrets;
 mod strict_json;
 pub mod suggest_rules;
 pub mod tail;
@@ -35,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use awc::http::StatusCode;
+use awc::http::{Method, StatusCode, header};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
@@ -43,6 +53,9 @@ use serde_json::Value;
 use self::problem::Problem;
 use self::written::{VERSION, Written};
 use crate::cli::ControlArgs;
+
+/// By what a person names the control plane.
+const NAMED_BY: &str = "--control, REQUESTROCKET_CONTROL_URL";
 
 /// Largest answer of the control plane that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -82,7 +95,7 @@ impl Api {
     /// # Errors
     /// No token is given, the address is none, or the authorities of an `https` one cannot be used.
     pub fn new(args: &ControlArgs) -> anyhow::Result<Self> {
-        Self::named_by(args, "--control, REQUESTROCKET_CONTROL_URL")
+        Self::named_by(args, NAMED_BY)
     }
 
     /// The same, with how a person names the control plane.
@@ -95,18 +108,7 @@ impl Api {
             "no API token: set REQUESTROCKET_TOKEN; a new gateway has one in `admin-token` of its \
              data folder (`.requestrocket/admin-token` of `dev`)",
         )?;
-        let (base, is_tls) = address(&args.control_url, named_by)?;
-        let builder = awc::Client::builder().disable_redirects().timeout(READ_MAX);
-        let client = match (is_tls, &args.ca_file) {
-            (true, _) => builder
-                .connector(awc::Connector::new().rustls_0_23(trust(args)?))
-                .finish(),
-            (false, None) => builder.finish(),
-            (false, Some(_)) => bail!(
-                "--ca-file (REQUESTROCKET_CA_FILE) is for a control plane with TLS, and {base} \
-                 ({named_by}) has none: write https://, or leave the file out"
-            ),
-        };
+        let (client, base) = connection(args, (&args.control_url, named_by), READ_MAX)?;
         Ok(Self {
             client,
             control: base.to_owned(),
@@ -187,18 +189,32 @@ impl Api {
         self.answered(path, request.send_json(body)).await
     }
 
-    /// Removes something that belongs to no organisation.
+    /// Makes, changes or removes what stands at a place of the API; where a version is named, only
+    /// if it is at that. What is answered; nothing of what is removed.
     ///
     /// # Errors
     /// As for [`Api::create`].
-    pub async fn delete_absolute(&self, path: &str) -> anyhow::Result<()> {
-        let request = self.client.delete(format!("{}{path}", self.root));
-        let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
-        let answer = self.reached(request.send()).await?;
-        if answer.status() == StatusCode::NO_CONTENT {
-            return Ok(());
+    pub async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        seen: Option<u64>,
+        document: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let request = self.client.request(method, format!("{}{path}", self.root));
+        let mut request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
+        if let Some(version) = seen {
+            request = request.insert_header((header::IF_MATCH, format!("\"{version}\"")));
         }
-        self.value(path, answer).await.map(drop)
+        let sending = match document {
+            Some(document) => request.send_json(document),
+            None => request.send(),
+        };
+        let answer = self.reached(sending).await?;
+        match answer.status() {
+            StatusCode::NO_CONTENT => Ok(Value::Null),
+            _ => self.value(path, answer).await,
+        }
     }
 
     /// Lets the control plane do something that takes no document.
@@ -209,6 +225,11 @@ impl Api {
         let request = self.client.post(format!("{}{path}", self.base));
         let request = request.timeout(WRITE_MAX).bearer_auth(&self.token);
         self.answered(path, request.send()).await
+    }
+
+    /// An organisation is gone: no later command asks for its last version.
+    pub fn forget(&self, org: &str) {
+        Written::of(&self.control, org, &self.token).forget();
     }
 
     /// Reads something that comes piece by piece, for as long as it comes.
@@ -290,6 +311,30 @@ impl Api {
         }
         Ok(value)
     }
+}
+
+/// A client for a URL, and its base.
+///
+/// # Errors
+/// It is none, or the authorities of an `https` one cannot be used.
+pub fn connection<'u>(
+    args: &ControlArgs,
+    (url, named_by): (&'u str, &'static str),
+    timeout: Duration,
+) -> anyhow::Result<(awc::Client, &'u str)> {
+    let (base, is_tls) = address(url, named_by)?;
+    let builder = awc::Client::builder().disable_redirects().timeout(timeout);
+    let client = match (is_tls, &args.ca_file) {
+        (true, _) => builder
+            .connector(awc::Connector::new().rustls_0_23(trust(args)?))
+            .finish(),
+        (false, None) => builder.finish(),
+        (false, Some(_)) => bail!(
+            "--ca-file (REQUESTROCKET_CA_FILE) is for a control plane with TLS, and {base} \
+             ({named_by}) has none: write https://, or leave the file out"
+        ),
+    };
+    Ok((client, base))
 }
 
 /// The base URL of a control plane, and whether it speaks TLS. Who has copied it from a call may

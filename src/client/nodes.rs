@@ -10,25 +10,26 @@ use super::records::shown;
 use crate::cli::{NodesArgs, Output};
 use crate::say;
 
+/// The code of a task that panicked and runs again.
+const RESTARTED: &str = "task-restarted";
+/// The code of a target's endpoint that does not answer.
+const FAILING: &str = "endpoint-failing";
+
+/// Whether a fault is one that a node has now, and that is its own: not a task that runs again, nor
+/// a target that does not answer.
+pub(super) fn is_of_now_and_its_own(fault: &str) -> bool {
+    ![RESTARTED, FAILING]
+        .iter()
+        .any(|code| fault.starts_with(code))
+}
+
 /// Lists the nodes.
 ///
 /// # Errors
 /// What the control plane said.
 pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.control)?;
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    let query = query.append_pair("org", &args.control.org).finish();
-    let found = match api.list_absolute(&format!("/nodes?{query}")).await {
-        Ok(found) => found,
-        // Where nobody named one, the organisation is not what is to be known.
-        Err(error) if args.control.org == DEFAULT_ORG && is_of_the_question(&error) => {
-            let found = api.list_absolute("/nodes").await?;
-            let org = shown(&args.control.org);
-            eprintln!("requestrocket: not shown is which version of {org} each serves: {error}");
-            found
-        }
-        Err(error) => return Err(error),
-    };
+    let found = found(&api, &args.control.org).await?;
     if args.output == Output::Json {
         say(&found.to_string());
         return Ok(());
@@ -41,6 +42,26 @@ pub async fn list(args: &NodesArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The nodes, with what they serve of an organisation.
+///
+/// # Errors
+/// What the control plane said.
+pub(super) async fn found(api: &Api, org: &str) -> anyhow::Result<Value> {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let query = query.append_pair("org", org).finish();
+    match api.list_absolute(&format!("/nodes?{query}")).await {
+        Ok(found) => Ok(found),
+        // Where nobody named one, the organisation is not what is to be known.
+        Err(error) if org == DEFAULT_ORG && is_of_the_question(&error) => {
+            let found = api.list_absolute("/nodes").await?;
+            let org = shown(org);
+            eprintln!("requestrocket: not shown is which version of {org} each serves: {error}");
+            Ok(found)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the control plane refused the question as it was asked (400): without the organisation
 /// it may answer.
 fn is_of_the_question(error: &anyhow::Error) -> bool {
@@ -48,7 +69,8 @@ fn is_of_the_question(error: &anyhow::Error) -> bool {
     problem.is_some_and(|problem| problem.0["status"] == 400)
 }
 
-fn lines(nodes: &[Value]) -> Vec<String> {
+/// A line for each node, and for each thing that is to be known of it.
+pub(super) fn lines(nodes: &[Value]) -> Vec<String> {
     if nodes.is_empty() {
         return vec!["no node is there".into()];
     }
@@ -63,47 +85,49 @@ fn lines(nodes: &[Value]) -> Vec<String> {
                 organisation(org).unwrap_or_default()
             ));
         }
-        for problem in node["problems"].as_array().into_iter().flatten() {
-            let text = |key: &str| problem[key].as_str().unwrap_or_default();
-            lines.push(format!("    ! {} {}", text("code"), text("detail")));
-        }
-        let skew = clock_skew::words(node, "the control plane's");
-        lines.extend(skew.map(|skew| format!("    ! {skew}")));
-        if let Some(meters) = node["meters_degraded"].as_u64() {
-            lines.push(format!(
-                "    ! meters-degraded {meters} go without the store, by their on_store_loss"
-            ));
-        }
-        for (task, count) in node["restarts"].as_object().into_iter().flatten() {
-            lines.push(format!(
-                "    ! task-restarted {task}: {count} times; see its log"
-            ));
-        }
-        for (file, why) in node["not_kept"].as_object().into_iter().flatten() {
-            let why = why.as_str().unwrap_or_default();
-            lines.push(format!("    ! copy-not-written {file}: {why}"));
-        }
-        for failing in node["failing"].as_array().into_iter().flatten() {
-            let text = |key: &str| failing[key].as_str().unwrap_or_default();
-            lines.push(format!(
-                "    ! endpoint-failing {} of {}: {}",
-                text("endpoint"),
-                text("target"),
-                text("detail")
-            ));
-        }
-        for fault in node["faults"].as_array().into_iter().flatten() {
-            let text = |key: &str| fault[key].as_str().unwrap_or_default();
-            let place = [text("org"), text("object")].join(" ");
-            lines.push(format!(
-                "    ! {} {}: {}",
-                text("code"),
-                place.trim(),
-                text("detail")
-            ));
-        }
+        let faults = faults(node).into_iter();
+        lines.extend(faults.map(|fault| format!("    ! {fault}")));
     }
     lines
+}
+
+/// What is wrong with a node: a code, and words.
+pub(super) fn faults(node: &Value) -> Vec<String> {
+    let listed = |name: &str| node[name].as_array().into_iter().flatten();
+    let mut faults = Vec::new();
+    for problem in listed("problems") {
+        let text = |key: &str| problem[key].as_str().unwrap_or_default();
+        faults.push(format!("{} {}", text("code"), text("detail")));
+    }
+    faults.extend(clock_skew::words(node, "the control plane's"));
+    if let Some(meters) = node["meters_degraded"].as_u64() {
+        faults.push(format!(
+            "meters-degraded {meters} go without the store, by their on_store_loss"
+        ));
+    }
+    for (task, count) in node["restarts"].as_object().into_iter().flatten() {
+        faults.push(format!("{RESTARTED} {task}: {count} times; see its log"));
+    }
+    for (file, why) in node["not_kept"].as_object().into_iter().flatten() {
+        let why = why.as_str().unwrap_or_default();
+        faults.push(format!("copy-not-written {file}: {why}"));
+    }
+    for failing in listed("failing") {
+        let text = |key: &str| failing[key].as_str().unwrap_or_default();
+        let (endpoint, target, detail) = (text("endpoint"), text("target"), text("detail"));
+        faults.push(format!("{FAILING} {endpoint} of {target}: {detail}"));
+    }
+    for fault in listed("faults") {
+        let text = |key: &str| fault[key].as_str().unwrap_or_default();
+        let place = [text("org"), text("object")].join(" ");
+        faults.push(format!(
+            "{} {}: {}",
+            text("code"),
+            place.trim(),
+            text("detail")
+        ));
+    }
+    faults
 }
 
 /// What an organisation is called: its slug, or where that is not known its id.

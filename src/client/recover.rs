@@ -67,7 +67,8 @@ fn name(of: &Value) -> &str {
         .unwrap_or_default()
 }
 
-fn regressions(found: &Value) -> Vec<String> {
+/// What the store lacks, in lines.
+pub(super) fn regressions(found: &Value) -> Vec<String> {
     let items = list(found, "items");
     if items.is_empty() {
         return vec!["the store holds everything that was seen".into()];

@@ -197,7 +197,8 @@ pub fn list(found: &Value, key: &str) -> Vec<Value> {
     found[key].as_array().cloned().unwrap_or_default()
 }
 
-fn regions(found: &Value) -> Vec<String> {
+/// A line for each region, and for each thing that is wrong with it.
+pub(super) fn regions(found: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for region in list(found, "items") {
         lines.push(line(&region));

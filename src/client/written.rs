@@ -89,6 +89,19 @@ impl Written {
             tracing::debug!(%error, "the version is not kept for the next command: {error}");
         }
     }
+
+    /// Nothing is presented any more: the organisation is gone, and its versions come nowhere.
+    pub fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(file) = &self.file {
+            let mut entries = entries(file, Timestamp::now());
+            if entries.remove(&self.whose).is_some()
+                && let Err(error) = save(file, &entries)
+            {
+                tracing::debug!(%error, "the version is not forgotten: {error}");
+            }
+        }
+    }
 }
 
 /// Where programs keep the like; `None` where there is no home.
@@ -125,8 +138,12 @@ fn keep(file: &Path, whose: &str, version: &str, now: Timestamp) -> std::io::Res
         };
         entries.remove(&oldest);
     }
+    save(file, &entries)
+}
+
+fn save(file: &Path, entries: &Entries) -> std::io::Result<()> {
     std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
-    private_file::write(file, serde_json::to_string(&entries)?.as_bytes())
+    private_file::write(file, serde_json::to_string(entries)?.as_bytes())
 }
 
 #[cfg(test)]
@@ -166,6 +183,14 @@ mod tests {
         ] {
             assert_eq!(at(other, 1).for_read("/targets"), None, "{other:?}");
         }
+        let other = at((WHOSE.0, "other", WHOSE.2), 0);
+        other.told("org_2=9");
+        other.forget();
+        assert_eq!(other.for_read("/targets"), None);
+        assert_eq!(
+            at((WHOSE.0, "other", WHOSE.2), 0).for_read("/targets"),
+            None
+        );
         for s in [KEPT_S + 1, -10] {
             assert_eq!(at(WHOSE, s).for_read("/targets"), None, "{s} s later");
         }

@@ -202,6 +202,31 @@ fn what_cannot_be_called_is_told_in_the_words_of_the_command() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
+/// The SDK appends `/v1` to its base URL, which so has none.
+#[test]
+fn an_sdk_gets_the_base_url_that_it_appends_to() {
+    let gateway = Gateway::start();
+    let said = |url: &str, alias: &str| {
+        let of = [url, "--auth", "api-key", "--alias", alias];
+        let output = add(&gateway, &of, "sk-ant-0001-of-this-test");
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        (told, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (told, warned) = said("https://api.anthropic.com", "ant");
+    let line = format!("export ANTHROPIC_BASE_URL={}/api/ant\n", gateway.url);
+    assert!(told.contains(&line) && warned.is_empty(), "{told}{warned}");
+    let (told, warned) = said("https://api.anthropic.com/v1", "ant-1");
+    assert!(!told.contains("ANTHROPIC_BASE_URL"), "{told}");
+    assert!(
+        warned.contains("add https://api.anthropic.com "),
+        "{warned}"
+    );
+    let (told, _) = said("https://api.openai.com", "oai");
+    let line = format!("export OPENAI_BASE_URL={}/api/oai/v1\n", gateway.url);
+    assert!(told.contains(&line), "{told}");
+}
+
 /// An API without a credential has nothing that rules could hang on but its target.
 #[test]
 fn what_is_added_without_a_credential_is_as_narrow() {
