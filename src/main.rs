@@ -11,6 +11,8 @@ mod configuration;
 mod control_settings;
 mod data_folder;
 mod data_plane;
+#[cfg(test)]
+mod delivered;
 mod demo;
 mod descriptors;
 mod dialling;

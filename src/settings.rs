@@ -567,15 +567,6 @@ mod tests {
         }
     }
 
-    /// What containers are started with; their environment adds names of their own.
-    #[test]
-    fn the_settings_that_are_delivered_are_understood() {
-        let node = with(include_str!("../deploy/compose/node.toml"), &[]).unwrap();
-        assert_eq!(node.limits.nodes, 3);
-        let control = with(include_str!("../deploy/compose/control.toml"), &[]).unwrap();
-        assert_eq!(control.store.endpoints, node.store.endpoints);
-    }
-
     fn drop_nulls(value: &mut serde_json::Value) {
         if let Some(map) = value.as_object_mut() {
             map.retain(|_, value| !value.is_null());

@@ -163,6 +163,52 @@ fn the_keys_of_containers_are_made_whole_after_an_interruption() {
     assert_eq!(names(&etc.join("node"))[..4], given);
 }
 
+/// The script makes what the secrets of `deploy/kubernetes` hold, for each pod.
+#[test]
+fn the_secrets_of_pods_are_made_for_each_and_not_made_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/make-keys");
+    let program = Path::new(env!("CARGO_BIN_EXE_requestrocket"));
+    let mut path = program.parent().expect("its folder").as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let keys = folder.path().join("keys");
+    let make = || {
+        let made = Command::new("sh")
+            .arg(&script)
+            .arg(&keys)
+            .env("PATH", &path)
+            .output();
+        let made = made.expect("the script runs");
+        assert!(made.status.success(), "{made:?}");
+        let read = |name: &str| fs::read(keys.join(name)).expect("a file");
+        ["keyring.json", "admin-token", "ca.pem"].map(read)
+    };
+    let first = make();
+    assert_eq!(first[1].len(), 64);
+    let pair = |name: &str| [format!("{name}-key.pem"), format!("{name}.pem")];
+    let node = [
+        "requestrocket-node-0",
+        "requestrocket-node-1",
+        "requestrocket-node-2",
+    ];
+    let mut expected = vec!["ca.pem".to_owned(), "keyring.json".into()];
+    expected.extend(node.into_iter().flat_map(pair));
+    assert_eq!(names(&keys.join("node")), expected);
+    let control = [0, 1].map(|at| format!("requestrocket-control-{at}.requestrocket-control"));
+    let mut expected = vec![
+        "admin-token".to_owned(),
+        "ca.pem".into(),
+        "keyring.public.json".into(),
+    ];
+    expected.extend(control.iter().flat_map(|name| pair(name)));
+    expected.sort();
+    assert_eq!(names(&keys.join("control")), expected);
+    fs::remove_file(keys.join("requestrocket-node-1.pem")).expect("a file");
+    assert_eq!(make(), first);
+    assert!(keys.join("requestrocket-node-1.pem").exists());
+}
+
 #[test]
 fn a_certificate_is_valid_for_a_day_to_ten_years() {
     let folder = tempfile::tempdir().expect("a folder");
