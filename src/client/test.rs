@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use awc::http::Method;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Api;
 use super::explain::Described;
+use super::kinds::Kind;
+use super::named;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -52,9 +55,11 @@ pub struct TestArgs {
 pub async fn run(args: &TestArgs) -> anyhow::Result<()> {
     let question = question(args)?;
     let api = Api::new(&args.control)?;
-    let proxy = proxy(&api, &args.proxy).await?;
+    let of = (Kind::Proxies, args.control.org.as_str());
+    let proxy = named::find(&api, of, None, &args.proxy).await?;
+    let path = format!("{}/test", proxy.path);
     let outcome = api
-        .create(&format!("/proxies/{proxy}/test"), &question)
+        .write(Method::POST, &path, None, Some(&question))
         .await?;
     match args.output {
         Output::Json => say(&outcome.to_string()),
@@ -95,34 +100,6 @@ fn question(args: &TestArgs) -> anyhow::Result<Value> {
         question["credential"] = json!(credential);
     }
     Ok(question)
-}
-
-/// The id of the proxy that a text names.
-async fn proxy(api: &Api, name: &str) -> anyhow::Result<String> {
-    let mut cursor = String::new();
-    let mut named = Vec::new();
-    loop {
-        let page = api.get(&format!("/proxies?limit=500{cursor}")).await?;
-        for proxy in page["items"].as_array().into_iter().flatten() {
-            let is = |field: &str| proxy[field].as_str() == Some(name);
-            let id = proxy["id"].as_str().unwrap_or_default().to_owned();
-            if is("id") || is("alias") {
-                return Ok(id);
-            }
-            if is("name") {
-                named.push(id);
-            }
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    match named.as_slice() {
-        [id] => Ok(id.clone()),
-        [] => bail!("no proxy has the id, alias or name `{name}`"),
-        several => bail!("`{name}` is the name of {}; say which", several.join(", ")),
-    }
 }
 
 fn lines(outcome: &Value) -> Vec<String> {

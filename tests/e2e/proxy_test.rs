@@ -273,7 +273,7 @@ fn the_command_tells_the_outcome_and_fails_where_the_gateway_refuses() {
     let (code, _, why) = run(&["nothing"]);
     assert_eq!(code, Some(1));
     assert!(
-        why.contains("no proxy has the id, alias or name `nothing`"),
+        why.contains("no proxy of organisation default has the id or name `nothing`"),
         "{why}"
     );
 }
