@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use crate::harness::gateway::binary;
 
 /// Runs a command of the binary in a folder.
@@ -207,6 +209,50 @@ fn the_secrets_of_pods_are_made_for_each_and_not_made_anew() {
     fs::remove_file(keys.join("requestrocket-node-1.pem")).expect("a file");
     assert_eq!(make(), first);
     assert!(keys.join("requestrocket-node-1.pem").exists());
+    pods_can_start(&keys);
+}
+
+/// Every pod could start with its settings and with what was made for it.
+fn pods_can_start(keys: &Path) {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/settings.yaml");
+    let manifest = fs::read_to_string(manifest).expect("a file");
+    let manifest: Value = serde_saphyr::from_str(&manifest).expect("YAML");
+    for (role, at) in [("control", 0), ("control", 1), ("node", 0), ("node", 2)] {
+        let pod = format!("requestrocket-{role}-{at}");
+        let toml = manifest["data"][format!("{role}.toml")].as_str();
+        let own = keys.join(role);
+        let toml = toml
+            .expect("settings")
+            .replace("/etc/requestrocket/keys", own.to_str().expect("a path"));
+        let file = keys.join(format!("{role}.toml"));
+        fs::write(&file, toml).expect("a file");
+        let certified = match role {
+            "control" => format!("{pod}.requestrocket-control"),
+            _ => pod.clone(),
+        };
+        let mut command = binary();
+        command
+            .args(["config", "check", "--role", role])
+            .arg(&file)
+            .env("REQUESTROCKET_DATA_DIR", keys.join("data"))
+            .env(
+                "REQUESTROCKET_LINK__CERT_FILE",
+                own.join(format!("{certified}.pem")),
+            )
+            .env(
+                "REQUESTROCKET_LINK__KEY_FILE",
+                own.join(format!("{certified}-key.pem")),
+            );
+        match role {
+            "control" => command.env("REQUESTROCKET_ADMIN_TOKEN_FILE", own.join("admin-token")),
+            _ => command.env("REQUESTROCKET_NODE_NAME", &pod).env(
+                "REQUESTROCKET_PEERS__ADVERTISE",
+                format!("{pod}.requestrocket-node:8083"),
+            ),
+        };
+        let checked = command.output().expect("the binary runs");
+        assert!(checked.status.success(), "{pod}: {checked:?}");
+    }
 }
 
 #[test]
