@@ -22,7 +22,7 @@ use crate::expiry;
 use crate::serve::CannotStart;
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub const LOOK: Duration = Duration::from_secs(2);
 
 /// Reads the certificate of a listener and keeps it as its files are; `None` where none is set.
 /// `section` is the listener's in the settings. Must be called within a Tokio runtime.

@@ -1,16 +1,15 @@
 //! TLS between nodes and control planes: both sides prove who they are. A renewed certificate is
-//! shown from the next connection on; the authorities are read at a start.
+//! shown, and other authorities are gone by, from the next connection on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::certificate_files::{self, Shown};
+use crate::link_authorities::{self, Authorities};
 use crate::serve::CannotStart;
 use crate::settings::LinkSettings;
 
@@ -19,13 +18,13 @@ use crate::settings::LinkSettings;
 /// # Errors
 /// [`CannotStart`]: a file is missing or faulty.
 pub fn server(settings: &LinkSettings) -> anyhow::Result<Arc<ServerConfig>> {
-    let files = Files::read(settings)?;
-    let verifier = WebPkiClientVerifier::builder(Arc::new(files.roots))
-        .build()
-        .map_err(|error| CannotStart(format!("`link.ca_file`: {error}")))?;
-    let config = ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
+    let files = Files::follow(settings)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(files.authorities)
         .with_cert_resolver(files.shown);
+    // A resumed session proves nothing anew: it would go by authorities that count no more.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
@@ -34,9 +33,10 @@ pub fn server(settings: &LinkSettings) -> anyhow::Result<Arc<ServerConfig>> {
 /// # Errors
 /// As for [`server`].
 pub fn client(settings: &LinkSettings) -> anyhow::Result<Arc<ClientConfig>> {
-    let files = Files::read(settings)?;
+    let files = Files::follow(settings)?;
     let mut config = ClientConfig::builder()
-        .with_root_certificates(files.roots)
+        .dangerous()
+        .with_custom_certificate_verifier(files.authorities)
         .with_client_cert_resolver(files.shown);
     // A resumed session shows no certificate: the other side would go by an old one. Connections
     // are few and long.
@@ -49,35 +49,34 @@ pub fn client(settings: &LinkSettings) -> anyhow::Result<Arc<ClientConfig>> {
 /// # Errors
 /// As for [`server`].
 pub fn check(settings: &LinkSettings) -> anyhow::Result<()> {
-    let (_, cert, key_file) = read(settings)?;
+    let [ca, cert, key_file] = paths(settings)?;
+    link_authorities::check(ca)?;
     certificate_files::check("link", cert, key_file)
 }
 
+/// What the files of the settings hold at any time.
 struct Files {
-    roots: RootCertStore,
+    authorities: Arc<Authorities>,
     shown: Arc<Shown>,
 }
 
 impl Files {
-    fn read(settings: &LinkSettings) -> anyhow::Result<Self> {
-        let (roots, cert, key_file) = read(settings)?;
-        let shown = certificate_files::shown("link".into(), cert.into(), key_file.into())?;
-        Ok(Self { roots, shown })
+    fn follow(settings: &LinkSettings) -> anyhow::Result<Self> {
+        let [ca, cert, key_file] = paths(settings)?;
+        Ok(Self {
+            authorities: link_authorities::followed(ca)?,
+            shown: certificate_files::shown("link".into(), cert.into(), key_file.into())?,
+        })
     }
 }
 
-/// The authorities, and where our certificate and its key are.
-fn read(settings: &LinkSettings) -> anyhow::Result<(RootCertStore, &Path, &Path)> {
-    let ca = given(&settings.ca_file, "ca_file")?;
-    let cert = given(&settings.cert_file, "cert_file")?;
-    let key_file = given(&settings.key_file, "key_file")?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca, "ca_file")? {
-        roots
-            .add(certificate)
-            .map_err(|error| faulty(ca, "ca_file", error))?;
-    }
-    Ok((roots, cert, key_file))
+/// Where the authorities, our certificate and its key are.
+fn paths(settings: &LinkSettings) -> anyhow::Result<[&Path; 3]> {
+    Ok([
+        given(&settings.ca_file, "ca_file")?,
+        given(&settings.cert_file, "cert_file")?,
+        given(&settings.key_file, "key_file")?,
+    ])
 }
 
 fn given<'s>(path: &'s Option<PathBuf>, key: &str) -> anyhow::Result<&'s Path> {
@@ -90,25 +89,11 @@ fn given<'s>(path: &'s Option<PathBuf>, key: &str) -> anyhow::Result<&'s Path> {
     })?)
 }
 
-fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| faulty(path, key, error))?
-        .collect();
-    let found = found.map_err(|error| faulty(path, key, error))?;
-    match found.is_empty() {
-        true => Err(faulty(path, key, "it holds no certificate").into()),
-        false => Ok(found),
-    }
-}
-
-fn faulty(path: &Path, key: &str, reason: impl std::fmt::Display) -> CannotStart {
-    CannotStart(format!("`link.{key}` {}: {reason}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use rustls::pki_types::CertificateDer;
     use rustls::{ClientConnection, ServerConnection};
 
     use super::*;
@@ -135,8 +120,10 @@ mod tests {
         settings
     }
 
+    type Meeting = Result<[Vec<u8>; 2], rustls::Error>;
+
     /// A handshake; gives the certificates that the client and the server saw.
-    fn meet(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> [Vec<u8>; 2] {
+    fn try_to_meet(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Meeting {
         let name = "control-1".try_into().unwrap();
         let mut client = ClientConnection::new(client.clone(), name).unwrap();
         let mut server = ServerConnection::new(server.clone()).unwrap();
@@ -144,17 +131,81 @@ mod tests {
             let mut bytes = Vec::new();
             client.write_tls(&mut bytes).unwrap();
             server.read_tls(&mut bytes.as_slice()).unwrap();
-            server.process_new_packets().unwrap();
+            server.process_new_packets()?;
             let mut bytes = Vec::new();
             server.write_tls(&mut bytes).unwrap();
             client.read_tls(&mut bytes.as_slice()).unwrap();
-            client.process_new_packets().unwrap();
+            client.process_new_packets()?;
         }
         let first = |seen: Option<&[CertificateDer<'static>]>| seen.unwrap()[0].to_vec();
-        [
+        Ok([
             first(client.peer_certificates()),
             first(server.peer_certificates()),
-        ]
+        ])
+    }
+
+    fn meet(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> [Vec<u8>; 2] {
+        try_to_meet(client, server).unwrap()
+    }
+
+    fn authority_in(dir: &Path) -> String {
+        authority(&LinkAuthorityArgs {
+            dir: dir.into(),
+            output: Output::Json,
+        })
+        .unwrap();
+        std::fs::read_to_string(dir.join("ca.pem")).unwrap()
+    }
+
+    /// Waits until a handshake ends as it should.
+    async fn until(sides: (&Arc<ClientConfig>, &Arc<ServerConfig>), accepted: bool) {
+        let ends = async {
+            while try_to_meet(sides.0, sides.1).is_ok() != accepted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(60), ends).await;
+        ended.expect(if accepted { "they meet" } else { "one refuses" });
+    }
+
+    #[tokio::test]
+    async fn both_sides_go_by_other_authorities_without_a_restart() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let [old, new] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (before, after) = (authority_in(old.path()), authority_in(new.path()));
+        let of = |dir: &Path| ["control-1", "node-1"].map(|name| issued(dir, name));
+        let [[old_control, old_node], [new_control, new_node]] = [of(old.path()), of(new.path())];
+        // All four read authorities from the same file.
+        let file = old.path().join("trusted.pem");
+        let trusting = |settings: LinkSettings| LinkSettings {
+            ca_file: Some(file.clone()),
+            ..settings
+        };
+        let trusts = |text: &str| std::fs::write(&file, text).unwrap();
+        trusts(&before);
+        let [old_server, new_server] =
+            [old_control, new_control].map(|settings| server(&trusting(settings)).unwrap());
+        let [old_client, new_client] =
+            [old_node, new_node].map(|settings| client(&trusting(settings)).unwrap());
+        assert!(try_to_meet(&old_client, &old_server).is_ok());
+        assert!(try_to_meet(&new_client, &old_server).is_err(), "a client");
+        assert!(try_to_meet(&old_client, &new_server).is_err(), "a server");
+        trusts(&format!("{before}{after}"));
+        until((&new_client, &old_server), true).await;
+        until((&old_client, &new_server), true).await;
+        until((&new_client, &new_server), true).await;
+        assert!(try_to_meet(&old_client, &old_server).is_ok(), "both count");
+        // Who keeps a session of before does not get past either.
+        let mut resuming = ClientConfig::clone(&old_client);
+        resuming.resumption = Resumption::in_memory_sessions(8);
+        let resuming = Arc::new(resuming);
+        assert!(try_to_meet(&resuming, &new_server).is_ok());
+        trusts(&after);
+        until((&old_client, &new_server), false).await;
+        assert!(try_to_meet(&resuming, &new_server).is_err(), "a session");
+        until((&new_client, &old_server), false).await;
+        until((&old_client, &old_server), false).await;
+        until((&new_client, &new_server), true).await;
     }
 
     #[tokio::test]
@@ -162,11 +213,7 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
-        authority(&LinkAuthorityArgs {
-            dir: dir.into(),
-            output: Output::Json,
-        })
-        .unwrap();
+        authority_in(dir);
         let [control, node] = ["control-1", "node-1"].map(|name| issued(dir, name));
         let (server, client) = (server(&control).unwrap(), super::client(&node).unwrap());
         let before = meet(&client, &server);

@@ -23,6 +23,7 @@ mod handover;
 mod hosts_file;
 mod keyrings;
 mod known_nodes;
+mod link_authorities;
 mod link_tls;
 mod logging;
 mod one_line;

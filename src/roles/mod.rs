@@ -291,7 +291,8 @@ impl Hangup {
         while self.signal.recv().await.is_some() && !self.stops {
             warn!(
                 "SIGHUP changes nothing: settings are read at a start alone (certificates of \
-                 listeners and of the link whenever they change); SIGTERM stops the process"
+                 listeners, and certificates and authorities of the link, whenever they change); \
+                 SIGTERM stops the process"
             );
         }
     }

@@ -19,10 +19,10 @@ use crate::harness::gateway::{Gateway, binary};
 use crate::harness::http::SILENCE_MAX;
 use crate::harness::wait_for;
 
-type Stream = TlsStream<TcpStream>;
+pub type Stream = TlsStream<TcpStream>;
 
 /// A client that trusts this authority, with a certificate of this folder or none.
-fn tls(authority: &Path, own: Option<(&Path, &str)>) -> TlsConnector {
+pub fn tls(authority: &Path, own: Option<(&Path, &str)>) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     let root = CertificateDer::from_pem_file(authority).expect("an authority");
     roots.add(root).expect("a root");
@@ -96,7 +96,7 @@ impl Link {
     }
 }
 
-async fn frame(stream: &mut Stream) -> Option<Vec<u8>> {
+pub async fn frame(stream: &mut Stream) -> Option<Vec<u8>> {
     let read = tokio::time::timeout(SILENCE_MAX, read_frame(stream, GREETING_BYTES_MAX));
     // An error ends a connection like its end does.
     read.await.expect("an end or an answer").ok().flatten()
@@ -116,7 +116,7 @@ fn batch(node: &str) -> RecordBatch {
     }
 }
 
-fn block_on(work: impl Future<Output = ()>) {
+pub fn block_on(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -9,6 +9,7 @@ mod add;
 mod aliases;
 mod api;
 mod audit;
+mod authorities;
 mod balanced_links;
 mod behind_proxies;
 mod by_region;

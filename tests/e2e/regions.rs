@@ -111,6 +111,11 @@ impl Region {
         &self.control
     }
 
+    /// Where its control plane takes links.
+    pub fn link_address(&self) -> &str {
+        &self.link
+    }
+
     /// Its etcd.
     pub fn etcd(&self) -> &EtcdServer {
         &self.etcd
