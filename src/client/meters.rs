@@ -98,8 +98,17 @@ fn share(share: &Value, millionths: u64) -> String {
         format!("{} per {window}", limit["limit"])
     });
     let whole: Vec<String> = whole.collect();
-    let percent = millionths as f64 / 10_000.0;
-    format!("{percent:.1} percent of {}", whole.join(", "))
+    let percent = |millionths: u64| millionths as f64 / 10_000.0;
+    let mut text = format!("{:.1} percent of {}", percent(millionths), whole.join(", "));
+    for part in share["leaving"].as_array().into_iter().flatten() {
+        let (to, much) = (&part["to"], part["millionths"].as_u64().unwrap_or(0));
+        let to = to.as_str().unwrap_or_default();
+        text.push_str(&format!(
+            ", {:.1} percent on the way to {to}",
+            percent(much)
+        ));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -112,14 +121,16 @@ mod tests {
             "meter_id": "mtr_1", "name": "vendor", "key": "prx_1", "mode": "local_share",
             "limits": [{"window": "minute", "limit": 60, "used": 45}],
             "share": {"regions": ["eu", "us", "ap"], "millionths": 333_333,
-                      "whole": [{"window": "minute", "limit": 180}]},
+                      "whole": [{"window": "minute", "limit": 180}],
+                      "leaving": [{"to": "eu", "millionths": 50_000}]},
             "waiting": 3, "paused_ms": 1500, "estimate": 90, "missed": 2,
         });
         assert_eq!(
             lines(&[key]),
             [
-                "mtr_1  vendor  prx_1  45/60 per minute  33.3 percent of 180 per minute  \
-              3 waiting  paused for 2 s  sets 90 aside  2 without a value  (local_share)"
+                "mtr_1  vendor  prx_1  45/60 per minute  33.3 percent of 180 per minute, \
+              5.0 percent on the way to eu  3 waiting  paused for 2 s  sets 90 aside  \
+              2 without a value  (local_share)"
             ]
         );
         let key = json!({

@@ -67,7 +67,8 @@ fn two_regions_together_give_no_more_than_the_limit() {
         assert_eq!(
             item["share"],
             json!({"regions": ["us", "eu"], "millionths": 500_000,
-                   "whole": [{"window": "day", "limit": 11}]})
+                   "whole": [{"window": "day", "limit": 11}], "leaving": [],
+                   "moves_in_s": null, "stays_for": "fixed_window"})
         );
     }
 
@@ -140,6 +141,84 @@ fn a_region_that_is_not_listed_has_nothing_to_give() {
         "{}",
         pinned.text()
     );
+}
+
+/// What a region says of its share, of the only meter.
+fn share_in(control: &Gateway) -> Value {
+    control.get("/meters/usage")["items"][0]["share"].clone()
+}
+
+#[test]
+fn what_was_given_away_is_told_until_it_has_come() {
+    let pair = Pair::new();
+    let upstream = Upstream::json("{}");
+    // A part of it takes an hour to another region.
+    let meter = json!({"limits": [{"limit": 40, "window": "hour"}], "shared_by": ["us", "eu"]});
+    let (proxy, _) = metered(&pair, &upstream, meter);
+    assert_eq!(granted(&pair.nodes[0], &proxy, 1), 1);
+    let shown = wait_for("usage in us", || {
+        let share = share_in(&pair.us);
+        share["leaving"].is_array().then_some(share)
+    });
+    assert_eq!(
+        (&shown["millionths"], &shown["leaving"]),
+        (&json!(500_000), &json!([]))
+    );
+    assert!(shown["moves_in_s"].as_u64() > Some(3_600), "{shown}");
+    // eu asks for more than it has; us gives, and says so before it has come.
+    let shown = wait_for("what is on its way", || {
+        granted(&pair.nodes[1], &proxy, 1);
+        let share = share_in(&pair.us);
+        (share["leaving"][0]["to"] == "eu").then_some(share)
+    });
+    let numbers = [
+        shown["millionths"].as_u64(),
+        shown["leaving"][0]["millionths"].as_u64(),
+        share_in(&pair.eu)["millionths"].as_u64(),
+    ];
+    let sum: u64 = numbers.iter().flatten().sum();
+    assert_eq!((numbers[2], sum), (Some(500_000), 1_000_000), "{shown}");
+    let told = pair.us.command(&["meters"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("percent on the way to eu"), "{told}");
+}
+
+#[test]
+fn a_changed_list_counts_in_each_region_from_when_it_is_there() {
+    let pair = Pair::new();
+    let upstream = Upstream::json("{}");
+    let meter = json!({"limits": [{"limit": 10, "window": "hour"}], "shared_by": ["us", "eu"]});
+    let (proxy, meter) = metered(&pair, &upstream, meter);
+    for way in [&pair.two.way, &pair.two.back] {
+        way.cut();
+    }
+    pair.us
+        .patch(&path_of(&proxy, &meter), json!({"shared_by": ["us"]}));
+    wait_known(&pair.us, &pair.nodes[..1]);
+    // us has all of it by the new list, eu its half by the old one.
+    let before = upstream.seen().len();
+    for node in &pair.nodes {
+        granted(node, &proxy, 12);
+    }
+    assert_eq!(upstream.seen().len() - before, 10 + 5);
+    for (control, regions, millionths) in [
+        (&pair.us, json!(["us"]), 1_000_000),
+        (&pair.eu, json!(["us", "eu"]), 500_000),
+    ] {
+        wait_for("a share by the list that is there", || {
+            let share = share_in(control);
+            let is_so = share["regions"] == regions && share["millionths"] == millionths;
+            is_so.then_some(())
+        });
+    }
+    for way in [&pair.two.way, &pair.two.back] {
+        way.heal();
+    }
+    wait_for("no share of eu", || {
+        let share = share_in(&pair.eu);
+        (share["regions"] == json!(["us"]) && share["millionths"] == 0).then_some(())
+    });
+    assert_eq!(granted(&pair.nodes[1], &proxy, 3), 0);
 }
 
 /// Sends to a node from several connections until it is told to stop.

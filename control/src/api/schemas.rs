@@ -230,8 +230,12 @@ fn meter_usage() -> Value {
     let mut key = reference("KeyUsage");
     key["description"] = json!(
         "Also `parent_id`, what the meter hangs on; and of limits that regions share `share`: \
-         their `regions`, the `millionths` of the limits that this region has, which `limits` \
-         are, and the `whole` of each limit"
+         their `regions`, by the list that this region has; the `millionths` of the limits that \
+         this region has, which `limits` are; the `whole` of each limit; `leaving`, what this \
+         region has given away and is not known to be taken yet (`to` which region, how many \
+         `millionths`), which neither region gives meanwhile; `moves_in_s`, how long a part takes \
+         to another region; or `stays_for`, the kind of its limits (`fixed_window`, \
+         `concurrency`) for which shares do not move"
     );
     json!({
         "type": "object",

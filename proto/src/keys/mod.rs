@@ -339,6 +339,14 @@ pub fn grant((org, region): (OrgId, &str), id: &str, seq: u64) -> String {
     format!("grants/{org}/{region}/{id}/{seq:020}")
 }
 
+/// The region and the meter that a key of [`grant`] names.
+pub fn parse_grant(key: &str) -> Option<(&str, &str)> {
+    let (_, rest) = key.strip_prefix("grants/")?.split_once('/')?;
+    let (region, rest) = rest.split_once('/')?;
+    let (id, _) = rest.split_once('/')?;
+    Some((region, id))
+}
+
 /// What nodes say of how they use limits that regions share.
 pub const DEMAND: &str = "demand/";
 
@@ -458,6 +466,11 @@ mod tests {
         let given = (org, "eu");
         assert!(grant(given, "mtr_1", 9) < grant(given, "mtr_1", 10));
         assert!(grant(given, "mtr_1", 9).starts_with(&grants_to(org, "eu")));
+        assert_eq!(
+            parse_grant(&grant(given, "mtr_1", 9)),
+            Some(("eu", "mtr_1"))
+        );
+        assert_eq!(parse_grant(&grants_to(org, "eu")), None);
     }
 
     #[test]

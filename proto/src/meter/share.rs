@@ -108,6 +108,15 @@ impl<'o> SharedLimits<'o> {
         Share::of(self.regions, self.resets, region)
     }
 
+    /// The kind of its limits that keeps shares where they are; none where they move.
+    pub fn stays(&self) -> Option<&'static str> {
+        if self.whole.len() > self.limits.len() {
+            return Some("concurrency");
+        }
+        let counts = |limit: &Limit| limit.algorithm() == Algorithm::FixedWindow;
+        self.limits.iter().any(counts).then_some("fixed_window")
+    }
+
     /// The share of a region, where it can move.
     pub fn moving_share(&self, region: &str) -> Option<Share> {
         let alone = self.whole.len() == self.limits.len();
@@ -157,6 +166,8 @@ pub fn check(listed: &[String], limits: impl Iterator<Item = (String, u64)>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::OrgId;
+    use crate::object::{Attached, ObjectId};
 
     fn list(regions: &[&str]) -> Vec<String> {
         regions.iter().map(|region| (*region).to_owned()).collect()
@@ -189,7 +200,66 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_counted_by_the_calendar_or_in_flight_stays() {
+        for (limits, stays) in [
+            (r#"[{"limit": 9, "window": "minute"}]"#, None),
+            (
+                r#"[{"limit": 9, "window": "second", "algorithm": "token_bucket"}]"#,
+                None,
+            ),
+            (
+                r#"[{"limit": 9, "window": "minute"}, {"limit": 90, "window": "day"}]"#,
+                Some("fixed_window"),
+            ),
+            (r#"[{"limit": 9, "window": "month"}]"#, Some("fixed_window")),
+            (
+                r#"[{"limit": 9, "window": "hour"}, {"limit": 4, "algorithm": "concurrency"}]"#,
+                Some("concurrency"),
+            ),
+        ] {
+            let text = format!(r#"{{"limits": {limits}, "shared_by": ["eu", "us"]}}"#);
+            let body = Body::Meter(Attached {
+                parent: ObjectId::Org(OrgId::from_bits(1)),
+                spec: serde_json::from_str(&text).unwrap(),
+            });
+            let shared = SharedLimits::of(&body).unwrap();
+            assert_eq!(shared.stays(), stays, "{limits}");
+            assert_eq!(shared.moving_share("eu").is_none(), stays.is_some());
+        }
+    }
+
     proptest::proptest! {
+        /// While a list of regions is on its way each region goes by the one that it has, and gives
+        /// no more than its share by that: all together at most what the two lists give.
+        #[test]
+        fn while_a_list_changes_each_region_gives_its_share_by_the_one_that_it_has(
+            old in proptest::collection::btree_set(0..REGIONS_MAX, 1..REGIONS_MAX),
+            new in proptest::collection::btree_set(0..REGIONS_MAX, 1..REGIONS_MAX),
+            has_new in proptest::collection::vec(proptest::bool::ANY, REGIONS_MAX),
+            limit in REGIONS_MAX as u64..=u64::MAX / 2,
+        ) {
+            let names = |of: &std::collections::BTreeSet<usize>| {
+                of.iter().map(|n| format!("r{n}")).collect::<Vec<_>>()
+            };
+            let lists = [names(&old), names(&new)];
+            let gives = |list: &[String], n: usize| {
+                let share = Share::of(list, 0, &format!("r{n}")).unwrap();
+                part(limit, share.initial)
+            };
+            let given = |n: usize| gives(&lists[usize::from(has_new[n])], n);
+            let sum: u64 = (0..REGIONS_MAX).map(given).sum();
+            let one = |n: usize| match has_new[n] {
+                true => new.contains(&n),
+                false => old.contains(&n),
+            };
+            // Who is in neither list gives nothing, whichever list it has.
+            proptest::prop_assert!((0..REGIONS_MAX).all(|n| one(n) || given(n) == 0));
+            proptest::prop_assert!(sum <= limit.saturating_mul(2));
+            let all_have = |list: usize| has_new.iter().all(|has| usize::from(*has) == list);
+            proptest::prop_assert!(!(all_have(0) || all_have(1)) || sum <= limit);
+        }
+
         /// schedules.md, part two, 22: shares are fractions, so that while a changed limit is on
         /// its way, and each region goes by the one that it has, all of them together give no more
         /// than the larger of both.
