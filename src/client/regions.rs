@@ -202,12 +202,22 @@ pub(super) fn regions(found: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for region in list(found, "items") {
         lines.push(line(&region));
+        lines.extend(content(&region));
         lines.extend(skew(&region));
         lines.extend(diverged(&region));
         lines.extend(unverified(&region));
         lines.extend(untaken(&region));
     }
     lines
+}
+
+/// Where what is pinned to regions is kept, as the own region does it.
+fn content(region: &Value) -> Option<String> {
+    let where_to = match region["content_by_region"].as_bool()? {
+        true => "there and at home alone",
+        false => "in every region (`regions.content_by_region` is off)",
+    };
+    Some(format!("  what lists `regions` is kept {where_to}"))
 }
 
 fn name(of: &Value) -> &str {
@@ -434,6 +444,17 @@ mod tests {
             ["no use of it is recorded here; 0 requests in the last 24 hours"]
         );
         assert!(used(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn where_what_is_pinned_is_kept_is_told_of_the_own_region() {
+        let told = |keeps: Value| content(&json!({"content_by_region": keeps}));
+        let alone = "  what lists `regions` is kept there and at home alone";
+        assert_eq!(told(json!(true)).as_deref(), Some(alone));
+        let everywhere = "  what lists `regions` is kept in every region \
+                          (`regions.content_by_region` is off)";
+        assert_eq!(told(json!(false)).as_deref(), Some(everywhere));
+        assert_eq!(content(&json!({"name": "another"})), None);
     }
 
     #[test]

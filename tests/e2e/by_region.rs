@@ -1,6 +1,10 @@
 //! `regions.content_by_region`: what is pinned to a region is kept there and at home alone, and
 //! other regions serve what they know of it.
 
+use std::time::Duration;
+
+use proto::store::kept::Kept;
+use proto::store::load;
 use serde_json::{Value, json};
 
 use crate::cluster::wait_status;
@@ -9,6 +13,7 @@ use crate::harness::http::{Message, Request};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::pinned::Pair;
+use crate::region_moves::{regions, said};
 use crate::residency::{CANARY, code_of, folder_is_free, has_in_memory, holds, id_of, is_free_of};
 
 fn pair() -> Pair {
@@ -49,6 +54,27 @@ fn store_is_free(pair: &Pair) {
     }
 }
 
+/// Fails where the canary is in the copy of its configuration that a process of eu keeps, which is
+/// encrypted.
+fn kept_is_free(pair: &Pair, process: &Gateway) {
+    let file = process.data_dir().join("kept.bin");
+    let kept = Kept::new(file, &pair.two.ring("eu").digest_key, "eu").expect("a key");
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let mut leaves = 0;
+    wait_for("a copy", || {
+        // While it is written it may be gone for a moment.
+        let (copy, _) = kept.read(Duration::MAX).ok()??;
+        let listed = load::list(&copy, "", None, |pair| {
+            leaves += usize::from(proto::keys::parse_leaf(&pair.key).is_some());
+            is_free_of(&pair.value, &pair.key);
+        });
+        let runtime = runtime.as_ref().expect("a runtime");
+        runtime.block_on(listed).expect("it is in memory");
+        Some(())
+    });
+    assert!(leaves > 0, "it holds a configuration");
+}
+
 #[test]
 fn what_home_alone_serves_is_a_stub_elsewhere_that_calls_get_past() {
     let pair = pair();
@@ -62,11 +88,14 @@ fn what_home_alone_serves_is_a_stub_elsewhere_that_calls_get_past() {
         upstream.last().field("authorization"),
         Some(injected.as_str())
     );
+    let listed = pair.eu.operator("/regions").json();
+    assert_eq!(listed["items"][0]["content_by_region"], true, "{listed}");
     // eu has nothing of it but that: not in its store, not in its files, not in its processes.
     store_is_free(&pair);
     for process in [&pair.eu, &pair.nodes[1]] {
         folder_is_free(process.data_dir().parent().expect("its folder"));
         assert!(!has_in_memory(process, CANARY.as_bytes()));
+        kept_is_free(&pair, process);
     }
     assert!(has_in_memory(&pair.nodes[0], CANARY.as_bytes()));
 
@@ -114,6 +143,17 @@ fn what_home_alone_serves_is_a_stub_elsewhere_that_calls_get_past() {
         assert_eq!(unread.status(), 503, "{}", unread.text());
         assert_eq!(unread.json()["code"], "home-unavailable");
     }
+    // Nor is anything of it changed here, or eu made its home: it would be lost.
+    let unwritten = eu.api("PATCH", &path, Some(&json!({"active": false})));
+    let said_of = (unwritten.status(), unwritten.json()["code"].clone());
+    assert_eq!(said_of, (503, json!("home-unavailable")));
+    let why = "what is pinned to us is not in region eu";
+    assert!(unwritten.text().contains(why), "{}", unwritten.text());
+    let local = "eu-operator-token-of-at-least-32-characters";
+    let forced = said(&regions(&eu, local, &["promote", "eu", "--force"]));
+    let left = "is left where it is: what region us alone keeps";
+    assert!(forced.contains(left), "{forced}");
+    assert!(forced.contains("regions promote us --force"), "{forced}");
     wait_status(&node, &proxy, "GET", 200);
     let (_, folder) = node.stop();
     eu.kill();

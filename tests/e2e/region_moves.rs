@@ -14,7 +14,7 @@ use crate::harness::wait_for;
 use crate::regions::Two;
 
 /// `requestrocket regions …` on a control plane.
-fn regions(control: &Gateway, token: &str, arguments: &[&str]) -> Output {
+pub fn regions(control: &Gateway, token: &str, arguments: &[&str]) -> Output {
     binary()
         .arg("regions")
         .args(arguments)
@@ -24,7 +24,7 @@ fn regions(control: &Gateway, token: &str, arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).into_owned()
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::gateway::{Gateway, TARGET_SECRET};
 use crate::harness::http::{Message, Request};
+use crate::harness::packed;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::pinned::Pair;
@@ -38,7 +39,14 @@ pub fn holds(bytes: &[u8], part: &[u8]) -> bool {
     String::from_utf8_lossy(bytes).contains(part)
 }
 
+/// Neither the bytes nor what is packed in them hold the canary.
 pub fn is_free_of(bytes: &[u8], place: &str) {
+    for bytes in packed::unpacked(bytes) {
+        is_free(&bytes, place);
+    }
+}
+
+fn is_free(bytes: &[u8], place: &str) {
     for form in forms() {
         assert!(!holds(bytes, &form), "the canary is in {place}");
     }
@@ -49,11 +57,11 @@ pub fn folder_is_free(folder: &Path) {
         let path = entry.expect("an entry").path();
         match path.is_dir() {
             true => folder_is_free(&path),
-            // A file may go while it is looked for.
-            false => is_free_of(
-                &std::fs::read(&path).unwrap_or_default(),
-                &path.to_string_lossy(),
-            ),
+            false => {
+                for bytes in packed::unpacked_file(&path) {
+                    is_free(&bytes, &path.to_string_lossy());
+                }
+            }
         }
     }
 }
@@ -136,6 +144,9 @@ fn a_secret_of_one_region_is_nowhere_else() {
         );
     }
     pair.two.wait_equal();
+    let told = pair.eu.command(&["regions"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("is kept in every region"), "{told}");
 
     // What is sealed for eu is in both stores, and opens with the keys of eu's nodes alone.
     let id = id_of(&secret);

@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod otlp;
+pub mod packed;
 pub mod secrets;
 pub mod shifted_clock;
 pub mod stores;

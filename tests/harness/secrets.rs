@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
+use super::packed;
+
 /// A secret and its forms.
 pub type Secret = (String, Vec<Vec<u8>>);
 
@@ -44,9 +46,15 @@ impl<E: Engine> Encode for E {
     }
 }
 
-/// Nothing of what was written holds a secret in any form. One pass, whatever the number of
-/// secrets: the traces of a cluster's log are many megabytes.
+/// Nothing of what was written, or is packed in it, holds a secret in any form.
 pub fn check(place: &str, written: &[u8], secrets: &[Secret]) {
+    for bytes in packed::unpacked(written) {
+        check_one(place, &bytes, secrets);
+    }
+}
+
+/// One pass, whatever the number of secrets: the traces of a cluster's log are many megabytes.
+fn check_one(place: &str, written: &[u8], secrets: &[Secret]) {
     let mut starting: Vec<Vec<(&str, &[u8])>> = vec![Vec::new(); 1 << 16];
     let start = |bytes: &[u8]| usize::from(bytes[0]) << 8 | usize::from(bytes[1]);
     for (secret, forms) in secrets {
@@ -75,8 +83,9 @@ pub fn check_files(folder: &Path, secrets: &[Secret]) {
         if path.is_dir() {
             check_files(&path, secrets);
         } else if path.is_file() && !MADE_FOR_SECRETS.contains(&name.as_str()) {
-            let bytes = std::fs::read(&path).expect("a file");
-            check(&path.display().to_string(), &bytes, secrets);
+            for bytes in packed::unpacked_file(&path) {
+                check_one(&path.display().to_string(), &bytes, secrets);
+            }
         }
     }
 }
@@ -113,4 +122,7 @@ fn a_secret_is_found_wherever_it_stands() {
         assert!(holds(text), "{text}");
     }
     assert!(!holds("one-secre") && !holds("") && !holds("o"));
+    let packed = zstd::bulk::compress(b"a packed one-secret", 3).expect("it is packed");
+    let checked = std::panic::catch_unwind(|| check("a frame", &packed, &secrets));
+    assert!(checked.is_err(), "in a frame");
 }

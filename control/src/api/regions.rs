@@ -74,6 +74,7 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         let told = |(org, why): (&OrgId, &String)| json!({"org": org, "why": why});
         own["untaken"] = untaken.iter().map(told).collect();
     }
+    own["content_by_region"] = json!(control.publisher.cuts_by_region());
     let mut items = vec![own];
     for peer in &regions.peers {
         let mut shown = shown(&peer.name, peer.gateway.as_deref());
@@ -163,6 +164,15 @@ async fn followed_by(
 const DIVERGED: &str = "Organisations whose history is not that of home: a person decides which \
                         counts (`POST /regions/{region}/promote`, `diverged`)";
 
+/// What the setting keeps where.
+const CONTENT: &str = "Of the own region, where there are several: whether what lists `regions` \
+                       (proxies, target credentials, and the policy of these) is kept by these \
+                       regions and home alone (`regions.content_by_region` of this control \
+                       plane). Where false it is kept in every region, and `regions` says where \
+                       it is served. Secrets of target credentials can be opened in their \
+                       regions alone either way; targets, callers' credentials and the policy of \
+                       these and of the organisation are kept in every region either way";
+
 /// The schema of a region.
 pub fn schema() -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
@@ -183,6 +193,7 @@ pub fn schema() -> Value {
                 "description": "By how much its clock is ahead of that of this control plane, \
                     negative where it is behind; null up to 2 s, and where this control plane is \
                     not the one that replicates, or not connected there"},
+            "content_by_region": flag(CONTENT),
             "verified": flag("Whether versions that it made are taken with its signature only"),
             "unverified": {
                 "type": "array",
@@ -212,25 +223,30 @@ pub fn schema() -> Value {
                     }
                 }
             },
-            "replication": {
-                "type": "object",
-                "description": "Of the own region, what it has of all that are home to something; \
-                                of another one, what that has told to have of what is home here",
-                "properties": {
-                    "leads": flag("Whether this control plane is the one that replicates"),
-                    "connected": flag("Whether the connection is up"),
-                    "lag_versions": {"type": "integer",
-                                     "description": "Versions of home that are not there"},
-                    "lag_seconds": {"type": "number",
-                        "description": "Seconds since everything that home had was there"},
-                    "asked_seconds_ago": {"type": "number",
-                        "description": "Seconds since the region last asked for versions"},
-                    "diverged": {"type": "array", "items": {"type": "string"},
-                        "description": DIVERGED},
-                    "error": {"type": ["string", "null"],
-                              "description": "Why replication last broke off"}
-                }
-            }
+            "replication": replication_schema()
+        }
+    })
+}
+
+fn replication_schema() -> Value {
+    let flag = |description: &str| json!({"type": "boolean", "description": description});
+    json!({
+        "type": "object",
+        "description": "Of the own region, what it has of all that are home to something; \
+                        of another one, what that has told to have of what is home here",
+        "properties": {
+            "leads": flag("Whether this control plane is the one that replicates"),
+            "connected": flag("Whether the connection is up"),
+            "lag_versions": {"type": "integer",
+                             "description": "Versions of home that are not there"},
+            "lag_seconds": {"type": "number",
+                "description": "Seconds since everything that home had was there"},
+            "asked_seconds_ago": {"type": "number",
+                "description": "Seconds since the region last asked for versions"},
+            "diverged": {"type": "array", "items": {"type": "string"},
+                "description": DIVERGED},
+            "error": {"type": ["string", "null"],
+                      "description": "Why replication last broke off"}
         }
     })
 }

@@ -228,11 +228,29 @@ async fn pass_on(
     let body = body::raw(request.headers(), payload, route.takes).await?;
     let (body, refusal) = ahead::sealed(control, route, (request, caller), body).await?;
     let answer = forward::write(control, directory, home, request, body).await;
+    let answer = answer.map_err(|refusal| {
+        let regions = parts_elsewhere(control, org);
+        naming_missing(refusal, (&directory.regions.own, &regions))
+    });
     match (refusal, answer) {
         (Some(_), Ok(answer)) if answer.status().is_success() => Ok(answer),
         (Some(refusal), _) => Err(refusal),
         (None, answer) => answer,
     }
+}
+
+/// The same refusal; where home cannot be reached and this region lacks what these keep, also why
+/// it does not become home in its place.
+fn naming_missing(mut refusal: Refusal, (own, regions): (&str, &[String])) -> Refusal {
+    if refusal.code == Code::HomeUnavailable && !regions.is_empty() {
+        let regions = regions.join(", ");
+        refusal.detail.push_str(&format!(
+            "; what is pinned to {regions} is not in region {own}: `regions promote {own}` makes \
+             it home of this organisation once {regions} or the home before can be asked for it, \
+             and leaves the organisation where it is until then"
+        ));
+    }
+    refusal
 }
 
 /// Refuses, before its body is read, a write by a token that home would answer 404 or 403 whatever

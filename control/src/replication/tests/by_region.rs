@@ -1,6 +1,7 @@
 //! What is pinned to regions is kept by them and home alone: what a region that is left out has of
 //! it, and where it comes from when home moves.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +170,46 @@ async fn a_region_that_is_left_out_has_the_stub_alone() {
     equal(&[&us, &eu, &ap]).await;
     assert!(whole(&ap).await);
     assert_eq!(newest(&ap).await.objects, newest(&us).await.objects);
+}
+
+/// Bytes, and the content of every zstd frame in them.
+fn unpacked(bytes: &[u8]) -> Vec<Vec<u8>> {
+    const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let starts = bytes.windows(MAGIC.len()).enumerate();
+    let starts = starts.filter(|(_, start)| *start == MAGIC);
+    let frames = starts.map(|(at, _)| {
+        let mut content = Vec::new();
+        let decoder = zstd::stream::read::Decoder::with_buffer(&bytes[at..]).unwrap();
+        // Where the bytes only look like a frame, as far as it goes.
+        let _ = decoder.single_frame().read_to_end(&mut content);
+        content
+    });
+    frames.chain([bytes.to_vec()]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_frame_brings_a_region_what_is_kept_from_it() {
+    let (net, [us, eu, ap], _following) = three(json!(["eu"])).await;
+    let org = us.org();
+    net.listen();
+    for step in 0..20 {
+        us.publish(org, vec![relabelled(step)]).await;
+        us.publish(org, vec![rename(1, &format!("{step}"))]).await;
+    }
+    equal(&[&us, &eu, &ap]).await;
+    // And as home moves, of which all tell each other.
+    us.replication.hand_over("eu").await.unwrap();
+    eu.publish(org, vec![relabelled("at eu")]).await;
+    equal(&[&us, &eu, &ap]).await;
+    let brings = |region| {
+        unpacked(&net.heard_by(region))
+            .iter()
+            .any(|all| has_canary(all))
+    };
+    assert!(brings("eu"), "it is found where it belongs");
+    let heard = net.heard_by("ap").len();
+    assert!(heard > 10_000, "{heard} bytes");
+    assert!(!brings("ap"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

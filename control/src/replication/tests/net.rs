@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -38,10 +38,29 @@ use crate::publish::PublisherOptions;
 use crate::publish::{Author, DEADLINE, Idempotency, Publish, PublishError, Published, Publisher};
 use crate::regions::{Homes, Peer, Regions};
 
+/// What regions are sent by others, byte for byte, from when a test listens.
+#[derive(Clone, Default)]
+pub struct Heard {
+    listens: Arc<AtomicBool>,
+    by: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+}
+
+impl Heard {
+    fn note(&self, region: &str, bytes: &[u8]) {
+        if self.listens.load(Ordering::SeqCst) {
+            let mut by = self.by.lock().unwrap();
+            by.entry(region.to_owned()).or_default().extend(bytes);
+        }
+    }
+}
+
 /// A stream that breaks after so many bytes were read from it.
-pub struct Breaking {
-    pub inner: DuplexStream,
-    pub left: Arc<AtomicUsize>,
+struct Breaking {
+    inner: DuplexStream,
+    left: Arc<AtomicUsize>,
+    heard: Heard,
+    near: String,
+    far: String,
 }
 
 impl AsyncRead for Breaking {
@@ -59,6 +78,7 @@ impl AsyncRead for Breaking {
         let polled = Pin::new(&mut self.inner).poll_read(cx, &mut part);
         let read = part.filled();
         self.left.store(left - read.len(), Ordering::SeqCst);
+        self.heard.note(&self.near, read);
         buf.put_slice(read);
         polled
     }
@@ -70,7 +90,11 @@ impl AsyncWrite for Breaking {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = written {
+            self.heard.note(&self.far, &bytes[..count]);
+        }
+        written
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.inner).poll_flush(cx)
@@ -90,6 +114,7 @@ pub struct Net {
     tried: Mutex<BTreeMap<(String, String), usize>>,
     /// Bytes that may still be read on each open way.
     open: Mutex<Vec<(String, String, Arc<AtomicUsize>)>>,
+    heard: Heard,
 }
 
 impl Net {
@@ -106,7 +131,18 @@ impl Net {
         let source = self.sources.lock().unwrap()[peer].clone();
         let left = Arc::new(AtomicUsize::new(usize::MAX));
         self.open.lock().unwrap().push((way.0, way.1, left.clone()));
-        connect(source, (own, peer), left).await
+        connect_heard(source, (own, peer), left, self.heard.clone()).await
+    }
+
+    /// Keeps what regions are sent from now on.
+    pub fn listen(&self) {
+        self.heard.listens.store(true, Ordering::SeqCst);
+    }
+
+    /// What a region was sent by all others since.
+    pub fn heard_by(&self, region: &str) -> Vec<u8> {
+        let by = self.heard.by.lock().unwrap();
+        by.get(region).cloned().unwrap_or_default()
     }
 
     /// How often one region has dialled another.
@@ -141,6 +177,15 @@ pub(in crate::replication) async fn connect(
     between: (&str, &str),
     left: Arc<AtomicUsize>,
 ) -> io::Result<Connection> {
+    connect_heard(source, between, left, Heard::default()).await
+}
+
+async fn connect_heard(
+    source: Arc<Source>,
+    between: (&str, &str),
+    left: Arc<AtomicUsize>,
+    heard: Heard,
+) -> io::Result<Connection> {
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {
         if let Ok(Some(greeting)) = read_frame(&mut far, GREETING_BYTES_MAX).await {
@@ -148,7 +193,13 @@ pub(in crate::replication) async fn connect(
             let _ = source.attend(far, peer, &greeting, |_| true).await;
         }
     });
-    let near = Breaking { inner: near, left };
+    let near = Breaking {
+        inner: near,
+        left,
+        heard,
+        near: between.0.to_owned(),
+        far: between.1.to_owned(),
+    };
     Connection::over(Box::new(near), between).await
 }
 
