@@ -20,6 +20,7 @@ mod commands;
 mod completions;
 mod config_check;
 mod credentials;
+mod cut_off;
 mod diverged;
 mod endpoints;
 mod explain_command;

@@ -278,9 +278,18 @@ impl Two {
 
     /// The same with further lines of their table `control`.
     pub fn controls_with(&self, lines: &str) -> (Gateway, Gateway) {
+        let table = format!("[control]\n{lines}");
+        self.controls_of(|config| config.replace("[control]\n", &table))
+    }
+
+    /// The same with these tables besides.
+    pub fn controls_and(&self, tables: &str) -> (Gateway, Gateway) {
+        self.controls_of(|config| format!("{config}{tables}"))
+    }
+
+    fn controls_of(&self, config: impl Fn(&str) -> String) -> (Gateway, Gateway) {
         let start = |mut start: Start| {
-            let table = format!("[control]\n{lines}");
-            start.config = start.config.replace("[control]\n", &table);
+            start.config = config(&start.config);
             Gateway::with(start)
         };
         let us = start(self.us_start());

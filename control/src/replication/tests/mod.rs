@@ -15,5 +15,6 @@ mod resealed;
 mod revoked;
 mod shares;
 mod signed;
+mod skew;
 mod stuck;
 mod waves;

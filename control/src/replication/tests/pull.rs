@@ -30,7 +30,7 @@ async fn two() -> (Region, Region) {
 }
 
 /// What must be equal everywhere.
-const EQUAL: &[&str] = &["live/head/", "live/retired/", "versions/", "leaf/"];
+pub const EQUAL: &[&str] = &["live/head/", "live/retired/", "versions/", "leaf/"];
 
 /// A connection to home that breaks after so many bytes of answers.
 async fn connect(
@@ -71,7 +71,7 @@ async fn follow_in(
 }
 
 /// The secrets that the region can open: the token of each.
-async fn opened(region: &Region) -> Vec<String> {
+pub async fn opened(region: &Region) -> Vec<String> {
     let mut tokens = Vec::new();
     for (key, value) in region.dump(&["secrets/"]).await {
         let parts: Vec<&str> = key.split('/').collect();
