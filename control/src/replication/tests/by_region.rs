@@ -199,6 +199,7 @@ async fn no_frame_brings_a_region_what_is_kept_from_it() {
     equal(&[&us, &eu, &ap]).await;
     // And as home moves, of which all tell each other.
     us.replication.hand_over("eu").await.unwrap();
+    comes("eu as home", || async { eu.homes.region_of(org) == "eu" }).await;
     eu.publish(org, vec![relabelled("at eu")]).await;
     equal(&[&us, &eu, &ap]).await;
     let brings = |region| {
