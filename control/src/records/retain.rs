@@ -22,8 +22,10 @@ pub struct Retention {
     pub count_max: u64,
     /// At most so many bytes, over all organisations. In SQLite those with most lose theirs, the
     /// oldest first, but for what is in the newest file, of a quarter of a gibibyte or a day; it is
-    /// looked each time that a file is begun, and tallies do not count. In ClickHouse the oldest
-    /// days go, whosever records they hold; the newest stays.
+    /// looked each time that a file is begun. A file that cannot be written goes whole, the oldest
+    /// first. Tallies do not count: they may take a quarter of it more, and 64 MiB at least; those
+    /// with most lose their oldest. In ClickHouse the oldest days go, whosever records they hold;
+    /// the newest stays.
     pub bytes_max: u64,
 }
 

@@ -11,7 +11,7 @@ use rusqlite::params;
 
 use super::sums::Sums;
 use super::tallies::{Asked, Span};
-use super::{RecordsError, Sqlite, blob, bytes, locked};
+use super::{RecordsError, Sqlite, blob, bytes, locked, tally_room};
 use crate::records::aggregate::{Aggregates, Question};
 use crate::records::counted::Counted;
 use crate::records::query::RecordFilter;
@@ -31,9 +31,11 @@ impl Sqlite {
         let Some(asked) = question.kept() else {
             return self.count_records(question);
         };
-        let sums = self.tallies(&asked, question)?;
+        let (sums, mut from) = self.tallies(&asked, question)?;
         let minutes_from_s = up(self.minutes_from_s.load(Relaxed), MINUTE_S);
-        Ok(sums.answer(asked.complete_from(minutes_from_s)))
+        let of_minutes = from.entry(MINUTE_S).or_insert(minutes_from_s);
+        *of_minutes = minutes_from_s.max(*of_minutes);
+        Ok(sums.answer(asked.complete_from(&from)))
     }
 
     fn count_records(&self, question: &Question) -> Result<Aggregates, RecordsError> {
@@ -129,13 +131,14 @@ impl Question {
 }
 
 impl Asked {
-    /// The second from which on all is counted, where minutes are kept from this one on.
-    fn complete_from(&self, minutes_from_s: i64) -> i64 {
+    /// The second from which on all is counted, where tallies of a width are kept from one on.
+    fn complete_from(&self, kept_from: &tally_room::KeptFrom) -> i64 {
         let begin = self.spans.first().map_or(0, |first| first.from_s);
-        let minutes = self.spans.iter().filter(|span| span.width_s == MINUTE_S);
-        let gone = minutes.filter(|span| span.from_s < minutes_from_s);
-        let complete = gone.map(|span| span.to_s.min(minutes_from_s));
-        complete.max().unwrap_or(begin)
+        let gone = self.spans.iter().filter_map(|span| {
+            let from_s = *kept_from.get(&span.width_s)?;
+            (span.from_s < from_s).then(|| span.to_s.min(from_s))
+        });
+        gone.max().unwrap_or(begin)
     }
 }
 

@@ -13,6 +13,7 @@
 mod aggregate;
 mod append;
 mod block;
+mod dropping;
 mod migrate;
 mod read;
 mod retain;
@@ -22,6 +23,7 @@ mod segments;
 mod sought;
 mod sums;
 mod tallies;
+mod tally_room;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -149,6 +151,8 @@ impl Sqlite {
             txn.pragma_update(None, "user_version", LAYOUT)?;
             txn.commit()?;
         }
+        // Layout 6 of earlier releases is without it, and these do not mind it.
+        writer.execute_batch(tally_room::CREATE)?;
         let segments = Arc::new(Segments::open(path, &writer)?);
         let reader = || Reader::open(path, Arc::clone(&segments));
         let (reader, scanner) = (reader()?, reader()?);

@@ -13,12 +13,13 @@
 //! their heads: a head without its block finds nothing, and is the first to go the next time,
 //! while a block without its head would take room that nobody gives back.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use rusqlite::Connection;
 
-use super::{RecordsError, connect_after};
+use super::{RecordsError, connect_after, locked};
 
 /// The table of segments, beside the heads.
 pub(super) const CREATE: &str = "
@@ -57,6 +58,8 @@ pub(super) struct Segments {
     path: PathBuf,
     /// The oldest first.
     list: RwLock<Vec<Segment>>,
+    /// Those of which is told that they cannot be read or changed.
+    faulty: Mutex<BTreeSet<i64>>,
 }
 
 /// Where a block lies.
@@ -86,6 +89,7 @@ impl Segments {
         let segments = Self {
             path: path.to_owned(),
             list: RwLock::new(rows.collect::<Result<_, _>>()?),
+            faulty: Mutex::default(),
         };
         segments.delete_strangers();
         if let Some(newest) = segments.newest() {
@@ -180,12 +184,35 @@ impl Segments {
 
     /// The same for a file that is there; somebody may have deleted it.
     pub(super) fn existing(&self, first_block: i64) -> Result<Option<Connection>, RecordsError> {
-        let there = self.file(first_block).exists();
+        let there = self.is_there(first_block);
         there.then(|| self.connect(first_block)).transpose()
     }
 
     fn file(&self, first_block: i64) -> PathBuf {
         beside(&self.path, &format!(".{first_block}"))
+    }
+
+    /// Tells once of a segment that it cannot be read or changed, until that is over.
+    pub(super) fn tell(&self, first_block: i64, fault: Option<&RecordsError>) {
+        let mut faulty = locked(&self.faulty);
+        let Some(error) = fault else {
+            faulty.remove(&first_block);
+            return;
+        };
+        if faulty.insert(first_block) {
+            let file = self.file(first_block);
+            tracing::warn!(
+                file = %file.display(), %error,
+                "{} holds records that cannot be read or deleted one by one: {error}; it counts \
+                 with its whole length and goes when the last of its records has to",
+                file.display()
+            );
+        }
+    }
+
+    /// Whether the file of a segment is there.
+    pub(super) fn is_there(&self, first_block: i64) -> bool {
+        self.file(first_block).exists()
     }
 
     /// Bytes of a segment on the disk.
@@ -212,6 +239,7 @@ impl Segments {
         heads.execute("DELETE FROM segments WHERE first_block = ?1", [first_block])?;
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         list.retain(|segment| segment.first_block != first_block);
+        locked(&self.faulty).remove(&first_block);
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! They are counted in memory as records come and written now and then, with the number of the
 //! last block that they contain: after a crash the blocks behind it are read and counted again, so
-//! that each block counts exactly once. Tallies outlive the records that they were made of.
+//! that each block counts exactly once. Tallies outlive the records that they were made of. How
+//! much room they take is bounded (`tally_room`).
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::read::Reader;
 use super::sums::Sums;
-use super::{RecordsError, Sqlite, blob, bytes, locked};
+use super::{RecordsError, Sqlite, blob, bytes, locked, tally_room};
 use crate::records::aggregate::Question;
 use crate::records::counted::Counted;
 use crate::records::pending::{Cell, Groups, Pending};
@@ -234,8 +235,8 @@ impl Asked {
 }
 
 impl Sqlite {
-    /// Sums kept tallies, those included that were counted a moment ago. Records are stored
-    /// meanwhile.
+    /// Sums kept tallies, those included that were counted a moment ago, and says from when on they
+    /// are all there where some went for want of room. Records are stored meanwhile.
     ///
     /// # Errors
     /// The store failed or a tally is damaged.
@@ -243,7 +244,7 @@ impl Sqlite {
         &self,
         asked: &Asked,
         question: &'q Question,
-    ) -> Result<Sums<'q>, RecordsError> {
+    ) -> Result<(Sums<'q>, tally_room::KeptFrom), RecordsError> {
         // Waited for before the other lock is taken, which storing records needs.
         let reader = locked(&self.summer);
         let (file, pending) = {
@@ -254,10 +255,11 @@ impl Sqlite {
             let _: i64 = file.query_row("SELECT block FROM tallied", [], |row| row.get(0))?;
             (file, counting.pending(asked))
         };
+        let from = tally_room::kept_from(&file, asked.org)?;
         let mut sums = Sums::new(question, usize::MAX);
         asked.count(&file, &pending, &mut sums)?;
         if question.bucket_s.is_none() || !sums.is_narrowed() {
-            return Ok(sums);
+            return Ok((sums, from));
         }
         drop(sums);
         // Too many to be told apart at once: the largest first, and then their spans.
@@ -269,7 +271,7 @@ impl Sqlite {
         asked.count(&file, &pending, &mut totals)?;
         let mut sums = Sums::of(question, totals.largest(question.shown()));
         asked.count(&file, &pending, &mut sums)?;
-        Ok(sums)
+        Ok((sums, from))
     }
 
     /// Writes the tallies that are counted and drops old ones.
@@ -283,9 +285,12 @@ impl Sqlite {
         let minutes_from_s = now_s.saturating_sub(MINUTES_KEPT_S);
         self.minutes_from_s.fetch_max(minutes_from_s, Relaxed);
         for (width_s, from_s) in [(MINUTE_S, minutes_from_s), (HOUR_S, hours_from_s)] {
-            writer
-                .prepare_cached("DELETE FROM tallies WHERE width_s = ?1 AND start_s < ?2")?
-                .execute([width_s, from_s])?;
+            for old in [
+                "DELETE FROM tallies WHERE width_s = ?1 AND start_s < ?2",
+                "DELETE FROM tallies_from WHERE width_s = ?1 AND from_s < ?2",
+            ] {
+                writer.prepare_cached(old)?.execute([width_s, from_s])?;
+            }
         }
         Ok(())
     }

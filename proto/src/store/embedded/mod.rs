@@ -25,6 +25,7 @@ use std::time::Duration;
 use self::batch::Batch;
 use self::file::DataFile;
 use self::readers::Readers;
+pub use self::room::taken_bytes;
 use self::watch::EmbeddedWatch;
 use self::writer::{SWEEP_ROWS_MAX, Writer};
 use super::limits;
@@ -213,7 +214,7 @@ impl Store for Embedded {
 
     fn sizes(&self) -> StoreFuture<'_, Vec<MemberSize>> {
         Box::pin(async move {
-            let taken = |db: &rusqlite::Connection, _| Ok(room::taken_bytes(db)?);
+            let taken = |db: &rusqlite::Connection, _| Ok(taken_bytes(db)?);
             let bytes = self.readers.run(self.timeout, taken).await?;
             let member = self.file.name();
             Ok(vec![MemberSize { member, bytes }])

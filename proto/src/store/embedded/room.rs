@@ -59,8 +59,11 @@ impl Room {
     }
 }
 
-/// What is taken of the file's largest size: pages that are free are not.
-pub(super) fn taken_bytes(db: &Connection) -> rusqlite::Result<u64> {
+/// What a SQLite file has in use: pages that are free are not.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn taken_bytes(db: &Connection) -> rusqlite::Result<u64> {
     let pages = taken_pages(db)?;
     let page_bytes = number(db, "page_size")?;
     Ok(pages.saturating_mul(page_bytes).max(0).unsigned_abs())

@@ -50,7 +50,7 @@ impl Sqlite {
 
     /// Bytes that count against a limit.
     fn bytes(&self) -> Result<u64, RecordsError> {
-        self.bytes_in_use(&mut BTreeMap::new())
+        self.bytes_in_use(&mut super::room::Sizes::default())
     }
 }
 

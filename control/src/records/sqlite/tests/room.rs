@@ -226,6 +226,97 @@ fn a_damaged_file_does_not_keep_others_from_being_forgotten() {
     assert_eq!(files(&dir).len(), 1);
 }
 
+/// Nobody can open the file any more, though it is there.
+fn close_off(dir: &tempfile::TempDir, number: &str) {
+    let log = dir.path().join(format!("records.db.{number}-wal"));
+    let _ = std::fs::remove_file(&log);
+    std::fs::create_dir(log).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_does_not_keep_others_from_being_forgotten() {
+    let (dir, records) = busy_and_quiet();
+    let (all, few) = (files(&dir), records.bytes().unwrap() / 2);
+    close_off(&dir, &all[1]);
+    // Nothing has to go of it yet: it counts with its length and stays.
+    let more = records.bytes().unwrap() - 100_000;
+    assert!(records.retain(keeping(AGES, more), 0).unwrap() > 0);
+    let bytes = records.bytes().unwrap();
+    assert!(bytes <= more && files(&dir).contains(&all[1]), "{bytes}");
+    assert_eq!(left(&records, 2).len(), 20);
+    assert!(records.retain(keeping(AGES, few), 0).unwrap() > 0);
+    let bytes = records.bytes().unwrap();
+    assert!(bytes <= few && bytes * 10 > few * 5, "{bytes} {few}");
+    assert!(!files(&dir).contains(&all[1]), "it goes whole");
+    assert_eq!(left(&records, 2).len(), 20);
+    // The same by count.
+    close_off(&dir, &files(&dir)[1]);
+    let few = Retention {
+        age_max: AGES,
+        count_max: 60,
+        bytes_max: u64::MAX,
+    };
+    assert!(records.retain(few, 0).unwrap() > 0);
+    let (_, heads) = blocks_and_heads(&records);
+    assert!(heads <= 60, "{heads}");
+}
+
+/// As on a full disk: what is there can be read and not changed.
+fn write_protect(dir: &tempfile::TempDir, number: &str) {
+    let path = dir.path().join(format!("records.db.{number}"));
+    let file = Connection::open(&path).unwrap();
+    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    drop(file);
+    // The version that a program has to know that writes to it.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[18] = 3;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn where_nothing_can_be_deleted_in_files_the_oldest_go_whole() {
+    let (dir, records) = busy_and_quiet();
+    let before = files(&dir);
+    before
+        .iter()
+        .take(4)
+        .for_each(|number| write_protect(&dir, number));
+    let few = records.bytes().unwrap() / 2;
+    assert!(records.retain(keeping(AGES, few), 0).unwrap() > 0);
+    let (bytes, after) = (records.bytes().unwrap(), files(&dir));
+    assert!(bytes <= few && bytes * 10 > few * 6, "{bytes} {few}");
+    assert!(before.ends_with(&after), "the oldest go: {after:?}");
+    let (blocks, heads) = blocks_and_heads(&records);
+    assert_eq!(blocks, heads);
+    assert_eq!(records.retain(keeping(AGES, few), 0).unwrap(), 0);
+}
+
+#[test]
+fn room_is_made_before_anything_is_written_that_needs_some() {
+    let (dir, records) = busy_and_quiet();
+    let can_write = |can: bool| {
+        let writer = locked(&records.writer);
+        writer.pragma_update(None, "query_only", !can).unwrap();
+    };
+    let few = records.bytes().unwrap() / 2;
+    for (retention, now_us) in [
+        (keeping(AGES, few), 0),
+        (keeping(Duration::from_secs(1), u64::MAX), 4 * DAY_US),
+    ] {
+        let before = files(&dir);
+        can_write(false);
+        assert!(records.retain(retention, now_us).is_err());
+        assert_eq!(files(&dir), before[1..], "room was made");
+        can_write(true);
+        records.retain(retention, now_us).unwrap();
+        let (blocks, heads) = blocks_and_heads(&records);
+        assert_eq!(blocks, heads);
+    }
+    assert!(records.bytes().unwrap() <= few);
+    assert_eq!(left(&records, 1).first(), Some(&399));
+}
+
 /// Heads weigh more than blocks where these are small.
 #[test]
 fn of_many_small_blocks_those_with_most_lose_theirs() {

@@ -183,6 +183,64 @@ fn whole_hours_and_minutes_at_the_edges_are_summed() {
     assert_eq!(asked(0, 36_000, Some(7_200)), (600, 0));
 }
 
+#[test]
+fn sums_take_a_bounded_room_and_who_has_few_keeps_all() {
+    let (dir, records) = open();
+    let of = |n: u128, org: u128, proxy: u128| Record {
+        started_at_us: n as i64 * 60_000_000,
+        proxy_id: ProxyId::from_bits(proxy),
+        ..record(n * 20 + proxy, org)
+    };
+    let batch = (0..600).flat_map(|n| (0..20).map(move |proxy| of(n, 1, proxy)));
+    let quiet = (0..600).map(|n| of(n, 2, 0));
+    let batch: Vec<_> = batch.chain(quiet).collect();
+    batch.chunks(1_000).for_each(|batch| {
+        records.put(batch).unwrap();
+    });
+    records.settle_tallies(0, 0).unwrap();
+    let bytes = |records: &Sqlite| -> u64 {
+        let reader = locked(&records.reader);
+        let bytes: i64 = reader
+            .query_row(tally_room::BYTES, [], |row| row.get(0))
+            .unwrap();
+        bytes.unsigned_abs()
+    };
+    let asked = |records: &Sqlite, org, bucket_s| {
+        let question = Question {
+            org: OrgId::from_bits(org),
+            to_s: 36_000,
+            bucket_s,
+            ..question(Dimension::All)
+        };
+        let found = records.aggregate(&question).unwrap();
+        let groups = found.groups.iter().flat_map(|group| &group.buckets);
+        let whole = groups.filter(|(start_s, _)| *start_s >= found.complete_from_s);
+        let count: u64 = whole.map(|(_, one)| one.count).sum();
+        (count, found.complete_from_s)
+    };
+    let before = bytes(&records);
+    records.keep_tallies_within(before).unwrap();
+    assert_eq!(asked(&records, 1, Some(60)), (12_000, 0));
+    records.keep_tallies_within(before / 2).unwrap();
+    let after = bytes(&records);
+    assert!(
+        after <= before / 2 && after * 3 > before,
+        "{before} {after}"
+    );
+    let (count, from_s) = asked(&records, 1, Some(60));
+    assert!((60..36_000).contains(&from_s), "{from_s}");
+    assert_eq!(i64::try_from(count).unwrap(), (36_000 - from_s) / 60 * 20);
+    assert_eq!(asked(&records, 1, Some(3_600)), (12_000, 0), "by the hour");
+    assert_eq!(asked(&records, 2, Some(60)), (600, 0), "who has few");
+    // It is known after a start.
+    drop(records);
+    let records = Sqlite::open(&dir.path().join("records.db")).unwrap();
+    assert_eq!(asked(&records, 1, Some(60)), (count, from_s));
+    records.keep_tallies_within(20_000).unwrap();
+    assert!(asked(&records, 1, Some(3_600)).1 > 0, "hours go as well");
+    assert!(bytes(&records) < 40_000);
+}
+
 /// A value that is counted is counted under its name in each span, and what is one too many among
 /// the rest.
 #[test]
