@@ -59,7 +59,6 @@ impl Publisher {
         let mut packed = draft.commit(&parent.config, parent_head.gc, salt)?;
         let mut writes = self.facts(&packed.config, &facts, now).await?;
         writes.compares.push(parent.unchanged.clone());
-        turn.guard(org, &mut writes);
         homed.guard(parent.config.org, &mut writes);
         let epoch = &homed.home.epoch;
         let firsts = self.add_organisations(&organisations, epoch, now, &mut writes)?;
@@ -71,8 +70,8 @@ impl Publisher {
             None => None,
         };
         let remembers = if remember.is_some() { 2 } else { 0 };
-        // Head, delta, record and its signature.
-        if !writes.fit_one_txn(remembers + 4) {
+        // Head, delta, record and its signature, and the turn.
+        if !writes.fit_one_txn(remembers + 4 + usize::from(turn.is_held())) {
             let gc = self.write_content(packed.config.org, &mut writes).await?;
             packed = packed.with_gc(gc);
         }
@@ -84,6 +83,7 @@ impl Publisher {
             changed,
             firsts,
         };
+        turn.guard(&*self.store, org, &mut writes).await;
         let outcome = self.write_head(writes, attempt, unsure).await?;
         if matches!(outcome, Outcome::Done(_)) {
             self.sweep(&organisations).await;

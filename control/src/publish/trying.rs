@@ -23,8 +23,12 @@ impl Publisher {
         let mut unsure: Vec<Attempt> = Vec::new();
         let mut tries = 0u32;
         loop {
-            let tried = self.try_once((publish, operations), (onto, turn), &mut unsure);
-            let passing = match tried.await {
+            let tried = self.try_once((publish, operations), (onto, &*turn), &mut unsure);
+            let tried = tokio::select! {
+                tried = tried => tried,
+                never = turn.keep(&*self.store, publish.deadline) => match never {},
+            };
+            let passing = match tried {
                 Ok(Outcome::Done(published)) => return Ok(published),
                 // Either to somebody else, or to what an earlier version left to be done.
                 Ok(Outcome::Lost) => match self.finish_retiring(publish.org).await {

@@ -4,22 +4,28 @@
 //! plane has read what it lost the race to. As long as the one has a queue the other would lose
 //! every race, until its deadline. So who has lost a few takes the turn, a key of the store, and no
 //! version is made while somebody else has it. It goes with the version that its holder makes, in
-//! the same transaction, or with its lease. It says who is next and never what stands: that is the
-//! compare on the head.
+//! the same transaction, or with its lease, which its holder renews for as long as a try takes and
+//! no longer than its deadline. It says who is next and never what stands: that is the compare on
+//! the head. So whose lease ended all the same, since it was stopped for a while, goes on like any
+//! other: it makes its version unless somebody else has taken the turn or has been first.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::{Compare, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOutcome};
+use tokio::time::Instant;
 
 use super::writes::Writes;
 
 /// Races that are lost before the turn is taken; one where the publish before had to take it too.
 const LOST_MAX: u32 = 3;
 /// How long a turn outlives a control plane that died with it: less than others have time for.
-const LEASE: Duration = Duration::from_secs(4);
+pub(super) const LEASE: Duration = Duration::from_secs(4);
+/// How often it is renewed while a try lasts.
+const RENEW: Duration = Duration::from_secs(1);
 
 /// What a publish has of the turn in its organisation.
 #[derive(Default)]
@@ -45,10 +51,34 @@ impl Turn {
         self.held.is_some()
     }
 
-    /// Lets a version be made only while nobody else has the turn, and ends an own one with it.
-    pub fn guard(&self, org: OrgId, writes: &mut Writes) {
+    /// Keeps an own turn while a try lasts, which its deadline bounds; to be polled beside it.
+    pub async fn keep(&self, store: &dyn Store, deadline: Instant) -> Infallible {
+        if let Some(held) = &self.held {
+            while Instant::now() + RENEW < deadline {
+                tokio::time::sleep(RENEW).await;
+                match store.keep_alive(held.lease).await {
+                    Ok(()) => {}
+                    Err(StoreError::LeaseNotFound(_)) => break,
+                    Err(error) => tracing::debug!(%error, "the turn is not renewed: {error}"),
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Lets a version be made only while nobody else has the turn, and ends an own one with it. To
+    /// be asked right before it is made.
+    pub async fn guard(&self, store: &dyn Store, org: OrgId, writes: &mut Writes) {
         let key = keys::turn(org);
-        match &self.held {
+        let held = match &self.held {
+            Some(held) => match store.keep_alive(held.lease).await {
+                Err(StoreError::LeaseNotFound(_)) => None,
+                // Where it is not known the version's transaction finds out.
+                _ => Some(held),
+            },
+            None => None,
+        };
+        match held {
             None => writes.compares.push(Compare::Absent(key)),
             Some(held) => {
                 let kept = Compare::ModRevision(key.clone(), held.since);
@@ -107,5 +137,32 @@ impl Turn {
             // Without an answer the lease ends by itself.
             let _ = store.revoke_lease(held.lease).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::store::embedded::Embedded;
+
+    use super::*;
+
+    /// As after its holder was stopped for longer than the lease.
+    #[tokio::test]
+    async fn whose_turn_has_ended_goes_on_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store")).unwrap();
+        let (org, key) = (OrgId::from_bits(1), keys::turn(OrgId::from_bits(1)));
+        let mut turn = Turn::after(true);
+        turn.lost(&*store, org).await;
+        let taken = store.get(&key).await.unwrap().value.unwrap();
+        let guarded = async || {
+            let mut writes = Writes::default();
+            turn.guard(&*store, org, &mut writes).await;
+            (writes.compares, writes.with_head.len())
+        };
+        let kept = Compare::ModRevision(key.clone(), taken.mod_revision);
+        assert_eq!(guarded().await, (vec![kept], 1));
+        store.revoke_lease(taken.lease.unwrap()).await.unwrap();
+        assert_eq!(guarded().await, (vec![Compare::Absent(key)], 0));
     }
 }
