@@ -89,7 +89,8 @@ impl Replication {
             if local.position().is_none() {
                 // The branch is longer than what the store keeps. In an epoch that names two
                 // branches the openings do not tell which archived versions are of this one.
-                let common = self.common(connection.peer(), org, here.n).await?;
+                let common = self.common(connection.peer(), org, here.n).await;
+                let common = unless_unreachable(org, connection.peer(), common)?;
                 if let Some(common) = common.filter(|common| !is_aside(common)) {
                     local = Local::read(store, org, seen).await?;
                     let parting = (line, &Parting::After(Some(common)));
@@ -127,6 +128,26 @@ impl Replication {
             self.publisher.remembering_is_gone().await;
         }
         stored
+    }
+}
+
+/// The same; nothing where the region could not be asked over a connection of its own, which keeps
+/// nobody from going on by the openings alone.
+fn unless_unreachable(
+    org: OrgId,
+    peer: &str,
+    common: Result<Option<Position>, Broken>,
+) -> Result<Option<Position>, Broken> {
+    match common {
+        Err(error @ (Broken::Link(_) | Broken::Protocol)) => {
+            tracing::warn!(
+                %org, peer, %error,
+                "region {peer} could not be asked where the branch of {org} begins: {error}; \
+                 archived versions of the branch may still be listed in its history"
+            );
+            Ok(None)
+        }
+        common => common,
     }
 }
 

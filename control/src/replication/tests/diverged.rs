@@ -294,6 +294,23 @@ async fn what_is_archived_of_the_branch_is_set_aside_too() {
     .await;
 }
 
+/// As where the other region takes as many connections as it may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_branch_is_left_though_no_second_connection_can_be_had() {
+    let of = diverged(12, 6).await;
+    let (eu, org) = (&of.eu, of.org);
+    let _swept = Swept::of(eu, 3);
+    comes("older versions in the archive alone", || async {
+        eu.dump(&[&keys::versions(org)]).await.len() == 3
+    })
+    .await;
+    of.net.refuse("eu", "us");
+    let tried = of.net.tried("eu", "us");
+    of.us.replication.decide(false).await.unwrap();
+    equal(&[&of.us, &of.eu, &of.ap]).await;
+    assert!(of.net.tried("eu", "us") > tried, "it was asked for");
+}
+
 /// An organisation whose creation was lost, and one that was created instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_created_on_either_history_goes_with_it() {

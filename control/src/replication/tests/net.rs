@@ -165,6 +165,12 @@ impl Net {
         }
     }
 
+    /// Refuses further connections from one region to another; those that are open stay.
+    pub fn refuse(&self, from: &str, to: &str) {
+        let way = (from.to_owned(), to.to_owned());
+        self.cut.lock().unwrap().insert(way);
+    }
+
     /// Heals every way.
     pub fn heal(&self) {
         self.cut.lock().unwrap().clear();
