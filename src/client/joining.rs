@@ -115,21 +115,17 @@ pub(super) async fn join(args: &JoinArgs) -> anyhow::Result<Value> {
     let files = Files::new(&args.dir, region)?;
     let Begun { mut ring, signing } = begun(&files.begun, region)?;
     let signer = signing.signer().context("the signing key cannot be used")?;
-    let mut introduced = Introduction {
+    let base = |url: &String| url.trim_end_matches('/').to_owned();
+    let gateway = args.gateway.as_ref().map(base);
+    let addresses = Addresses::new(base(&args.address), gateway, args.replication.clone());
+    let introduced = Introduction {
         public: ring.public().context("the key ring is empty")?,
         signers: vec![signer.public().clone()],
-        addresses: Addresses {
-            control: args.address.trim_end_matches('/').to_owned(),
-            insecure: false,
-            gateway: args
-                .gateway
-                .as_ref()
-                .map(|url| url.trim_end_matches('/').to_owned()),
-            replication: args.replication.clone(),
+        addresses: match args.insecure {
+            true => addresses.though_plain(),
+            false => addresses,
         },
     };
-    let is_plain = !introduced.addresses.plain().is_empty();
-    introduced.addresses.insecure = args.insecure && is_plain;
     let admission = admitted(args, &token, &introduced).await?;
     ring.digest_key = open_digest_key(&ring, &admission.invitation, &admission.digest_key)?;
     for peer in &admission.regions {

@@ -115,11 +115,11 @@ async fn invite(call: Call) -> Result<Answer, Refusal> {
     let wanted: InvitationRequest = read(&call.request.body)?;
     own_keys(control)?;
     at_home(control)?;
-    let by = Addresses {
-        control: wanted.control,
-        insecure: wanted.insecure,
-        gateway: Some(control.settings.gateway_url.clone()),
-        replication: wanted.replication,
+    let gateway = Some(control.settings.gateway_url.clone());
+    let by = Addresses::new(wanted.control, gateway, wanted.replication);
+    let by = match wanted.insecure {
+        true => by.though_plain(),
+        false => by,
     };
     let (valid_s, least, most) = VALID_S;
     let valid_s = wanted.valid_s.unwrap_or(valid_s);
@@ -340,17 +340,13 @@ async fn all_but(
     }];
     let peers = control.directory().into_iter();
     all.extend(peers.flat_map(|known| &known.regions.peers).map(|peer| {
-        let mut addresses = Addresses {
-            insecure: false,
-            control: peer.control.clone(),
-            gateway: peer.gateway.clone(),
-            replication: peer.replication.clone(),
-        };
-        addresses.insecure = !addresses.plain().is_empty();
+        let (control, gateway) = (peer.control.clone(), peer.gateway.clone());
+        let addresses = Addresses::new(control, gateway, peer.replication.clone());
         Introduction {
             public: peer.public.clone(),
             signers: peer.signers.clone(),
-            addresses,
+            // Its settings say so.
+            addresses: addresses.though_plain(),
         }
     }));
     let kept = invitations::all(control.publisher.store()).await;

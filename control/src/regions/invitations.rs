@@ -59,6 +59,24 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// Addresses of a region: its REST API, its gateway, its link listeners. Those without TLS are
+    /// faults, unless [`Addresses::though_plain`].
+    pub fn new(control: String, gateway: Option<String>, replication: Vec<String>) -> Self {
+        Self {
+            control,
+            insecure: false,
+            gateway,
+            replication,
+        }
+    }
+
+    /// The same, with a word that they are without TLS on purpose, where one is.
+    #[must_use]
+    pub fn though_plain(self) -> Self {
+        let insecure = !self.plain().is_empty();
+        Self { insecure, ..self }
+    }
+
     /// Those that callers' requests go to, by field.
     fn urls(&self) -> [(&'static str, Option<&String>); 2] {
         [
