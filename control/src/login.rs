@@ -88,6 +88,7 @@ fn audited(control: &Control, expired: Option<Caller>, source: Option<IpAddr>) {
         token: expired.map(|caller| caller.token_id),
         source: source.map(throttle::network),
     };
+    control.counters.login_failed(wrong.why);
     if control.logins.count(wrong, &control.counters) {
         let (store, counters) = (control.publisher.shared_store(), control.counters.clone());
         actix_web::rt::spawn(control.logins.clone().writing(store, counters));

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use proto::audit::Failure;
 use proto::exposition::Families;
 
 /// Classes of answers, by the first digit of their status.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// What is wrong with a token that is refused, in the order in which it is counted.
+const FAILURES: [(Failure, &str); 2] =
+    [(Failure::Unknown, "unknown"), (Failure::Expired, "expired")];
 
 /// The counters of one process; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +27,7 @@ pub struct Counters {
     nodes: AtomicU64,
     followers: AtomicU64,
     audit_dropped: AtomicU64,
+    logins_failed: [AtomicU64; FAILURES.len()],
 }
 
 impl Metrics {
@@ -42,6 +48,14 @@ impl Metrics {
     /// The store did not take records of a node, which sends them again.
     pub fn refused(&self, records: u64) {
         self.0.refused.fetch_add(records, Relaxed);
+    }
+
+    /// A wrong token was presented.
+    pub fn login_failed(&self, why: Failure) {
+        let place = FAILURES.iter().position(|(known, _)| *known == why);
+        if let Some(count) = place.and_then(|place| self.0.logins_failed.get(place)) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     /// Failed logins are in no audit entry: there was no room for them.
@@ -68,6 +82,11 @@ impl Metrics {
         let family = out.counter("requestrocket_control_answers_total", help);
         for (class, count) in CLASSES.into_iter().zip(&self.0.answers) {
             family.with([("class", class.into())], count.load(Relaxed));
+        }
+        let help = "Tokens that were presented and are not in force, or not any more.";
+        let family = out.counter("requestrocket_control_logins_failed_total", help);
+        for ((_, why), count) in FAILURES.into_iter().zip(&self.0.logins_failed) {
+            family.with([("why", why.into())], count.load(Relaxed));
         }
         let counters = [
             (
@@ -128,6 +147,7 @@ mod tests {
         metrics.stored(5, 2);
         metrics.refused(3);
         metrics.audit_dropped(4);
+        metrics.login_failed(Failure::Expired);
         let connected = metrics.node();
         let text = metrics.families().text(Form::Prometheus);
         for line in [
@@ -137,6 +157,8 @@ mod tests {
             "requestrocket_control_records_lost_total 2",
             "requestrocket_control_records_refused_total 3",
             "requestrocket_control_audit_dropped_total 4",
+            "requestrocket_control_logins_failed_total{why=\"unknown\"} 0",
+            "requestrocket_control_logins_failed_total{why=\"expired\"} 1",
             "requestrocket_control_nodes_connected 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

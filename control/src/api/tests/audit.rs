@@ -133,6 +133,10 @@ async fn failed_logins_are_counted_by_source_in_the_audit_of_system() {
     assert_eq!(item["details"]["times"], 12);
     assert_eq!(item["details"]["why"], "unknown");
     assert!(!list.text.contains("rr_api_wrong"));
+    let form = proto::exposition::text::Form::Prometheus;
+    let metrics = api.control.counters.families().text(form);
+    let counted = "requestrocket_control_logins_failed_total{why=\"unknown\"} 12";
+    assert!(metrics.contains(counted), "{metrics}");
     let found = api
         .get(Who::Operator, "/orgs/system/audit/verify")
         .await
