@@ -60,18 +60,23 @@ fn list<'a>(of: &'a Value, key: &str) -> &'a [Value] {
     of[key].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of[key].as_str().unwrap_or_default()
+}
+
 fn name(of: &Value) -> &str {
-    of["slug"]
-        .as_str()
-        .or(of["org"].as_str())
-        .unwrap_or_default()
+    of["slug"].as_str().unwrap_or(text(of, "org"))
 }
 
 /// What the store lacks, in lines.
 pub(super) fn regressions(found: &Value) -> Vec<String> {
     let items = list(found, "items");
+    let unchecked = unchecked(found);
     if items.is_empty() {
-        return vec!["the store holds everything that was seen".into()];
+        return match unchecked {
+            Some(unchecked) => vec![unchecked],
+            None => vec!["the store holds everything that was seen".into()],
+        };
     }
     let number = |of: &Value| of.as_u64().map_or("none".to_owned(), |n| n.to_string());
     let line = |one: &Value| match one["leaves_lost"].as_u64() {
@@ -79,17 +84,17 @@ pub(super) fn regressions(found: &Value) -> Vec<String> {
             "{:20} store: version {:6} without {leaves} of its leaves, which {} holds",
             name(one),
             number(&one["stored"]),
-            one["witness"].as_str().unwrap_or_default()
+            text(one, "witness")
         ),
         _ => format!(
             "{:20} store: version {:6} seen: version {:6} by {}",
             name(one),
             number(&one["stored"]),
             number(&one["seen"]),
-            one["witness"].as_str().unwrap_or_default()
+            text(one, "witness")
         ),
     };
-    let mut lines: Vec<String> = items.iter().map(line).collect();
+    let mut lines: Vec<String> = items.iter().map(line).chain(unchecked).collect();
     let is_lost = |one: &Value| one["leaves_lost"].as_u64() > Some(0);
     if items.iter().any(is_lost) {
         lines.push("leaves are written again within the hour, or at once by either command".into());
@@ -99,6 +104,28 @@ pub(super) fn regressions(found: &Value) -> Vec<String> {
         "`recover --accept-store` lets the store's state count; what came later is lost".into(),
     );
     lines
+}
+
+/// Which organisations were not looked at.
+fn unchecked(found: &Value) -> Option<String> {
+    let count = found["unchecked_count"]
+        .as_u64()
+        .filter(|count| *count > 0)?;
+    let shown = list(found, "unchecked");
+    let names: Vec<&str> = shown.iter().map(name).collect();
+    let why = shown.first().map_or("", |one| text(one, "why"));
+    Some(match names.iter().all(|name| name.is_empty()) {
+        true => format!("whether the store has lost leaves is not known: {why}"),
+        false => format!(
+            "whether the store has lost leaves is not known of {count} organisations ({}{}): {why}",
+            names.join(", "),
+            if count > names.len() as u64 {
+                ", …"
+            } else {
+                ""
+            }
+        ),
+    })
 }
 
 fn recovered(found: &Value) -> Vec<String> {
@@ -147,6 +174,16 @@ mod tests {
         let lines = regressions(&lost);
         assert!(lines[0].contains("without 2 of its leaves"), "{lines:?}");
         assert!(lines[1].contains("within the hour"), "{lines:?}");
+        let not_all = json!({"items": [], "unchecked_count": 2, "unchecked": [
+            {"org": "org_1", "slug": "acme", "why": "there was no time left for it"}]});
+        let lines = regressions(&not_all);
+        assert!(
+            lines[0].contains("of 2 organisations (acme, …): there was no time"),
+            "{lines:?}"
+        );
+        let none = json!({"items": [], "unchecked_count": 1, "unchecked": [
+            {"org": null, "slug": null, "why": "away"}]});
+        assert!(regressions(&none)[0].ends_with("is not known: away"));
         let written = recovered(&json!({"recovered": [], "leaves_written": 2}));
         assert_eq!(
             written,

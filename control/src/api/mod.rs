@@ -39,7 +39,7 @@ pub mod proxy_test;
 pub mod raise;
 pub mod records;
 pub mod recovery;
-mod recovery_schemas;
+pub(crate) mod recovery_schemas;
 pub mod regions;
 pub mod replication;
 pub mod revocations;

@@ -21,6 +21,10 @@ use crate::route::{Gives, Route, Takes, Verb};
 
 /// How long the node that is asked may take to write back what it has.
 const ANSWER_MAX: Duration = Duration::from_secs(45);
+/// How long it is looked for what the store has lost.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+/// Organisations that were not looked at of which the answer has the names.
+const UNCHECKED_MAX: usize = 100;
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -65,11 +69,20 @@ struct Decision {
 
 async fn list(call: Call) -> Result<Answer, Refusal> {
     let page = call.request.page()?;
-    let found = call.control.publisher.regressed_or_lost().await;
-    let found = found.map_err(write::refusal)?;
-    let items = found.iter();
+    let deadline = Instant::now() + LOOK_MAX;
+    let missing = call.control.publisher.regressed_or_lost(deadline).await;
+    let missing = missing.map_err(write::refusal)?;
+    let items = missing.found.iter();
     let items = items.map(|found| (found.org.to_string(), regression(&call, found)));
-    Ok(Answer::json(page::cut(items.collect(), &page)))
+    let mut shown = page::cut(items.collect(), &page);
+    let unchecked = missing.unchecked.iter().take(UNCHECKED_MAX);
+    let unchecked = unchecked.map(|(org, why)| {
+        let slug = org.and_then(|org| call.control.slug_of(org));
+        json!({"org": org, "slug": slug, "why": why})
+    });
+    shown["unchecked"] = unchecked.collect();
+    shown["unchecked_count"] = missing.unchecked.len().into();
+    Ok(Answer::json(shown))
 }
 
 async fn recover(call: Call) -> Result<Answer, Refusal> {

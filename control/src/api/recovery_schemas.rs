@@ -21,6 +21,27 @@ pub fn regression() -> Value {
     })
 }
 
+/// What the list has beside its items.
+pub fn unchecked() -> [(&'static str, Value); 2] {
+    let one = json!({
+        "type": "object",
+        "properties": {
+            "org": {"type": ["string", "null"],
+                    "description": "Its id; null: which organisations there are is not known"},
+            "slug": {"type": ["string", "null"], "description": "Its slug"},
+            "why": {"type": "string", "description": "Why not"}
+        }
+    });
+    let unchecked = json!({
+        "type": "array",
+        "description": "Organisations of which it is not known whether the store has lost leaves, \
+                        at most 100 of them",
+        "items": one
+    });
+    let count = json!({"type": "integer", "description": "How many there are of them"});
+    [("unchecked", unchecked), ("unchecked_count", count)]
+}
+
 /// A decision on a store that was restored or wiped.
 pub fn recovery() -> Value {
     json!({

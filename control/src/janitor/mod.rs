@@ -3,12 +3,14 @@
 //!
 //! Every control plane archives for itself (`archiving`). One of them, the leader, then drops from
 //! the store what all that are there have archived (`dropping`), and sweeps what is left behind
-//! (`sweep`, `orphans`). What only other regions keep goes from both (`keeping`). Leadership saves
+//! (`sweep`, `orphans`). What only other regions keep goes from both (`keeping`), and what is
+//! remembered of requests has a bound (`forgetting`). Leadership saves
 //! work and nothing else: every deletion compares what it was decided on, so that two leaders, or
 //! one that slept, delete nothing that is reached.
 
 mod archiving;
 mod dropping;
+mod forgetting;
 mod keeping;
 mod orphans;
 mod progress;
@@ -40,9 +42,12 @@ use crate::publish::{PublishError, Publisher};
 /// Rounds look at what changed; after so long one looks at everything, for what a publisher that
 /// died has left without a change.
 const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3_600);
-/// How often it is looked for what the store has lost of newest versions.
+/// How often it is looked for what the store has lost of newest versions, and how soon again where
+/// that could not be seen to.
 const MEND_EVERY: Duration = Duration::from_secs(3_600);
-/// How often archived versions that are too old are looked for in every organisation.
+const MEND_AGAIN: Duration = Duration::from_secs(600);
+/// How often archived versions that are too old are looked for in every organisation, and outcomes
+/// of requests that are too many.
 const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 /// A store that does not compact itself keeps changes for so long.
 const CHANGES_KEPT: Duration = Duration::from_secs(600);
@@ -104,12 +109,23 @@ pub struct Janitor {
     purged: HashMap<OrgId, Keeps>,
     /// When everything was looked at.
     whole_at: Option<Instant>,
-    /// When it was last looked for what the store has lost.
-    mended_at: Option<Instant>,
+    /// When it is to be looked for what the store has lost; none: now.
+    mend_at: Option<Instant>,
     /// When archived versions that are too old were last looked for.
     retained_at: Option<Instant>,
     /// Revisions of the store, and when they were the newest.
     revisions: VecDeque<(Instant, Revision)>,
+}
+
+/// The same error, of a store that answers: what else there is to do is done.
+///
+/// # Errors
+/// It does not answer.
+fn while_there(error: StoreError) -> Result<StoreError, StoreError> {
+    match error {
+        StoreError::Unavailable(_) => Err(error),
+        error => Ok(error),
+    }
 }
 
 impl Janitor {
@@ -124,7 +140,7 @@ impl Janitor {
             settled: HashMap::new(),
             purged: HashMap::new(),
             whole_at: None,
-            mended_at: None,
+            mend_at: None,
             retained_at: None,
             revisions: VecDeque::new(),
         }
@@ -171,7 +187,8 @@ impl Janitor {
     /// Archives; as leader also drops and sweeps.
     ///
     /// # Errors
-    /// The store did not answer. What concerns one organisation is logged and left for later.
+    /// The store did not answer; or it refused something, as one that is full does, and all else
+    /// was done. What concerns one organisation is logged and left for later.
     async fn round(&mut self) -> Result<Round, StoreError> {
         let mut heads: BTreeMap<OrgId, Head> = BTreeMap::new();
         let store = self.publisher.store();
@@ -192,14 +209,14 @@ impl Janitor {
             }
         }
         let leads = self.seat.leads();
-        if leads {
-            self.publisher.finish_all_retiring().await?;
+        // A full store may take what is deleted, though it takes nothing that is written.
+        let mut refused = None;
+        if leads && let Err(error) = self.publisher.finish_all_retiring().await {
+            refused = Some(while_there(error)?);
         }
-        let due = |at: Instant| now.duration_since(at) >= MEND_EVERY;
-        if leads && self.mended_at.is_none_or(due) {
+        if leads && self.mend_at.is_none_or(|at| now >= at) {
             // First: nothing is swept where something cannot be read.
-            self.publisher.mend().await?;
-            self.mended_at = Some(now);
+            self.mend(now).await?;
         }
         let due = |at: Instant| now.duration_since(at) >= WHOLE_EVERY;
         let whole = leads && self.whole_at.is_none_or(due);
@@ -213,7 +230,7 @@ impl Janitor {
                     self.settled.insert(*org, head.hash);
                 }
                 Ok(false) => {}
-                Err(JanitorError::Store(error)) => return Err(error),
+                Err(JanitorError::Store(error)) => refused = Some(while_there(error)?),
                 Err(JanitorError::Moved) => {}
                 Err(error) => tracing::warn!(%org, %error, "{org} is not swept: {error}"),
             }
@@ -226,6 +243,9 @@ impl Janitor {
                     tracing::warn!(%org, %error, "old versions of {org} stay archived: {error}");
                 }
             }
+            if leads && let Err(error) = self.forget_outcomes(forgetting::KEPT_MAX).await {
+                tracing::warn!(%error, "old outcomes of requests stay remembered: {error}");
+            }
             self.retained_at = Some(now);
         }
         self.settled.retain(|org, _| heads.contains_key(org));
@@ -237,7 +257,27 @@ impl Janitor {
                 Err(error) => tracing::warn!(%error, "left-over keys are not swept: {error}"),
             }
         }
-        Ok(round)
+        refused.map_or(Ok(round), Err)
+    }
+
+    /// Writes again what the store has lost of newest versions.
+    async fn mend(&mut self, now: Instant) -> Result<(), StoreError> {
+        let unfinished = match self.publisher.mend().await {
+            Ok(mended) => mended.unfinished,
+            Err(error) => Some(while_there(error)?),
+        };
+        let again = match unfinished {
+            None => MEND_EVERY,
+            Some(error) => {
+                tracing::warn!(
+                    %error,
+                    "what the store has lost of newest versions is not all written again: {error}"
+                );
+                MEND_AGAIN
+            }
+        };
+        self.mend_at = Some(now + again);
+        Ok(())
     }
 
     /// One organisation. Answers whether nothing is left to do until its next version.

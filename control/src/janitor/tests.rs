@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 
 use jiff::Timestamp;
 use proto::credential::SecretInput;
@@ -53,6 +53,8 @@ struct Gate {
     left: AtomicIsize,
     /// Whether the transaction at which it dies is carried out.
     carried_out: bool,
+    /// Whether no leaf is taken any more.
+    full: AtomicBool,
 }
 
 impl Gate {
@@ -66,6 +68,7 @@ impl Gate {
             hook: Mutex::default(),
             left: AtomicIsize::new(left),
             carried_out,
+            full: AtomicBool::new(false),
         })
     }
 
@@ -133,6 +136,10 @@ impl Store for Gate {
     fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
         Box::pin(async move {
             let dies = self.dies()?;
+            let is_leaf = |op: &Op| matches!(op, Op::Put { key, .. } if key.starts_with("leaf/"));
+            if self.full.load(Ordering::SeqCst) && txn.ops.iter().any(is_leaf) {
+                return Err(StoreError::Full("of its quota".into()));
+            }
             if let Some(step) = step_of(&txn) {
                 self.passes(step).await;
             }
@@ -962,7 +969,7 @@ async fn what_the_store_has_lost_of_a_newest_version_is_written_again() {
     };
     scene.inner.txn(lose.clone()).await.unwrap();
     let fresh = scene.plane("b");
-    assert_eq!(fresh.publisher.mend().await.unwrap(), 0);
+    assert_eq!(fresh.publisher.mend().await.unwrap().written, 0);
     assert!(scene.keys(&held[0]).await.is_empty());
     plane.round().await;
     let again = scene.inner.get(&held[0]).await.unwrap().value.unwrap();
@@ -977,8 +984,77 @@ async fn what_the_store_has_lost_of_a_newest_version_is_written_again() {
     // It is the newest no more: what it alone reached may go.
     scene.inner.txn(lose).await.unwrap();
     publish(&plane.publisher, scene.org, large(2, false)).await;
-    assert_eq!(plane.publisher.mend().await.unwrap(), 0);
+    assert_eq!(plane.publisher.mend().await.unwrap().written, 0);
     fresh.janitor.publisher.load(scene.org).await.unwrap();
+}
+
+/// etcd beyond its quota takes deletions and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_full_is_swept_though_what_it_lost_cannot_be_written() {
+    let scene = Scene::new().await;
+    let gate = Gate::new(&scene.inner);
+    let mut plane = scene.plane_on(gate.clone(), "a");
+    for bits in 1..=9 {
+        publish(&plane.publisher, scene.org, vec![target(bits, "x")]).await;
+    }
+    let system = plane.publisher.load(SYSTEM_ORG).await.unwrap();
+    let held = system.reaches().next().unwrap();
+    let held = keys::leaf(SYSTEM_ORG, &held);
+    let lose = Txn {
+        ops: vec![Op::Delete(held.clone())],
+        ..Txn::default()
+    };
+    scene.inner.txn(lose).await.unwrap();
+    gate.full.store(true, Ordering::SeqCst);
+    let round = plane.round().await;
+    assert!(round.dropped > 0 && round.swept > 0, "{round:?}");
+    assert!(scene.keys(&held).await.is_empty());
+    // It is tried again before an hour is over.
+    gate.full.store(false, Ordering::SeqCst);
+    let due = plane.janitor.mend_at.unwrap() - Instant::now();
+    assert!(due <= MEND_AGAIN, "{due:?}");
+    plane.janitor.mend_at = None;
+    plane.round().await;
+    assert!(!scene.keys(&held).await.is_empty());
+}
+
+/// An organisation that writes very much loses the memory of its oldest writes, and nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_remembered_outcomes_the_newest_of_an_organisation_stay() {
+    let scene = Scene::new().await;
+    let plane = scene.plane("a");
+    let keyed = async |org: OrgId, key: &str, operations: Vec<Operation>| {
+        let idempotency = crate::publish::Idempotency {
+            key: key.into(),
+            fingerprint: Hash::of(key.as_bytes()),
+        };
+        let publish = Publish {
+            idempotency: Some(idempotency),
+            ..request(org, operations)
+        };
+        plane.publisher.publish(publish).await.unwrap()
+    };
+    let one =
+        async |bits: u128| keyed(scene.org, &format!("k{bits}"), vec![target(bits, "x")]).await;
+    keyed(SYSTEM_ORG, "other", vec![]).await;
+    for bits in 1..=9 {
+        one(bits).await;
+    }
+    keyed(scene.org, "nothing", vec![]).await;
+    let of = keys::idempotency_of(scene.org);
+    assert_eq!(scene.keys(&of).await.len(), 10 + 9);
+    assert_eq!(plane.janitor.forget_outcomes(10).await.unwrap(), 0);
+    // Six answers, and what is told to others of five.
+    assert_eq!(plane.janitor.forget_outcomes(4).await.unwrap(), 6 + 5);
+    assert_eq!(scene.keys(&of).await.len(), 4 + 4);
+    assert!(keyed(scene.org, "nothing", vec![]).await.replayed);
+    for (bits, replayed) in [(9, true), (7, true)] {
+        assert_eq!(one(bits).await.replayed, replayed, "{bits}");
+    }
+    assert!(keyed(SYSTEM_ORG, "other", vec![]).await.replayed);
+    // Carried out again, as any other write.
+    let again = keyed(scene.org, "k1", vec![target(100, "x")]).await;
+    assert!(!again.replayed);
 }
 
 /// What is damaged is said not to be archived, so that it stays where it may be mended.

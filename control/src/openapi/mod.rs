@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::api::answer::VERSION_HEADER;
+use crate::api::recovery_schemas;
 use crate::api::schemas as own;
 use crate::api::shape::Schemas;
 use crate::regions::ask::REGIONS;
@@ -274,7 +275,8 @@ fn parameters(route: &Route) -> Value {
         all.push(query(DURABILITY, DURABILITY_MEANS, schema));
     }
     if route.verb.writes() {
-        let key = "Any text of 1 to 255 characters; a repeated write with it is carried out once. \
+        let key = "Any text of 1 to 255 characters; a write that is repeated with it within a day \
+                   is carried out once, unless the organisation has made 100,000 others since. \
                    A generated key or token may be in the first answer alone: `warnings` says so";
         all.push(header("Idempotency-Key", key));
         if !matches!(route.gives, Gives::Created(_)) && of_one(route) {
@@ -370,6 +372,11 @@ fn list(route: &Route, name: &str) -> Value {
     });
     if route.parameters.contains(&REGIONS) {
         for (name, property) in missing::properties() {
+            page["properties"][name] = property;
+        }
+    }
+    if name == "Regression" {
+        for (name, property) in recovery_schemas::unchecked() {
             page["properties"][name] = property;
         }
     }

@@ -55,13 +55,21 @@ impl Publisher {
             orgs,
         };
         let lease = self.store.grant_lease(ASK_LEASE).await?.id;
-        let put = Op::Put {
-            key: keys::RECOVERY_ASK.to_owned(),
-            value: json(&ask),
+        // A node of an earlier release reads nothing that names organisations.
+        let before = Ask {
+            orgs: BTreeMap::new(),
+            ..ask.clone()
+        };
+        let put = |key: &str, ask: &Ask| Op::Put {
+            key: key.to_owned(),
+            value: json(ask),
             lease: Some(lease),
         };
         let txn = Txn {
-            ops: vec![put],
+            ops: vec![
+                put(keys::RECOVERY_ASK, &ask),
+                put(keys::RECOVERY_ASK_BEFORE, &before),
+            ],
             ..Txn::default()
         };
         self.store.txn(txn).await?;

@@ -16,11 +16,14 @@ use proto::keys;
 use proto::store::chunks::chunks;
 use proto::store::{Compare, StoreError, Txn, TxnOutcome, load};
 use proto::tree::{self, Hash, Leaf, OrgConfig};
+use tokio::time::{Instant, timeout_at};
 
 use super::cache::Parent;
 use super::writes::leaf_ops;
 use super::{PublishError, Publisher};
 
+/// Why an organisation was not looked at.
+const NO_TIME: &str = "there was no time left for it";
 /// Organisations that are looked at at one time.
 const ORGS_AT_ONCE: usize = 16;
 
@@ -33,6 +36,32 @@ struct Counts {
     /// Lost when everything was last looked at, and not written again.
     lost: u64,
     written: u64,
+}
+
+/// What came of a look for what the store has lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mended {
+    /// Leaves that were written again.
+    pub written: u64,
+    /// Why some organisation was not seen to, though the store answers: it is full, say.
+    pub unfinished: Option<StoreError>,
+}
+
+/// What was found lost, and of which organisations that was not found out, and why.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub lost: Vec<Lost>,
+    /// Without an organisation: which ones there are is not known.
+    pub unchecked: Vec<(Option<OrgId>, String)>,
+}
+
+impl Looked {
+    fn not_at_all(why: String) -> Self {
+        Self {
+            unchecked: vec![(None, why)],
+            ..Self::default()
+        }
+    }
 }
 
 /// What the store has lost of the newest version of an organisation.
@@ -53,38 +82,59 @@ impl Mending {
 
 impl Publisher {
     /// Looks for leaves and roots of all newest versions that the store has lost, or that have not
-    /// the content of their names, and writes those again that are held here. Answers how many.
+    /// the content of their names, and writes those again that are held here.
     ///
     /// # Errors
     /// The store did not answer. An organisation that cannot be read is passed over: everybody who
     /// follows it reports that.
-    pub(crate) async fn mend(&self) -> Result<u64, StoreError> {
-        let (mut lost, mut written) = (0, 0);
+    pub(crate) async fn mend(&self) -> Result<Mended, StoreError> {
+        let (mut lost, mut mended) = (0, Mended::default());
         for part in self.with_heads().await?.chunks(ORGS_AT_ONCE) {
-            let mended = join_all(part.iter().map(|org| self.mend_one(*org))).await;
-            for (org, mended) in part.iter().zip(mended) {
-                let one = readable(*org, mended)?.unwrap_or_default();
-                (lost, written) = (lost + one.lost, written + one.written);
+            let ended = join_all(part.iter().map(|org| self.mend_one(*org))).await;
+            for (org, ended) in part.iter().zip(ended) {
+                let one = match ended {
+                    Err(PublishError::Store(error)) if !is_away(&error) => {
+                        tracing::debug!(%org, %error, "{org} is not mended: {error}");
+                        mended.unfinished.get_or_insert(error);
+                        continue;
+                    }
+                    ended => readable(*org, ended)?.unwrap_or_default(),
+                };
+                lost += one.lost;
+                mended.written += one.written;
             }
         }
         let mut counts = self.mending.counts();
-        (counts.lost, counts.written) = (lost, counts.written + written);
-        Ok(written)
+        (counts.lost, counts.written) = (lost, counts.written + mended.written);
+        Ok(mended)
     }
 
-    /// What [`Publisher::mend`] would find; nothing is written.
-    ///
-    /// # Errors
-    /// The store did not answer.
-    pub(super) async fn lost(&self) -> Result<Vec<Lost>, StoreError> {
-        let mut found = Vec::new();
-        for part in self.with_heads().await?.chunks(ORGS_AT_ONCE) {
-            let looked = join_all(part.iter().map(|org| self.lost_one(*org))).await;
-            for (org, one) in part.iter().zip(looked) {
-                found.extend(readable(*org, one)?.filter(|one| one.leaves > 0));
+    /// What [`Publisher::mend`] would find until the deadline; nothing is written.
+    pub(super) async fn lost(&self, deadline: Instant) -> Looked {
+        let mut looked = Looked::default();
+        let orgs = match timeout_at(deadline, self.with_heads()).await {
+            Ok(Ok(orgs)) => orgs,
+            Ok(Err(error)) => return Looked::not_at_all(error.to_string()),
+            Err(_) => return Looked::not_at_all(NO_TIME.to_owned()),
+        };
+        for part in orgs.chunks(ORGS_AT_ONCE) {
+            if Instant::now() >= deadline {
+                let late = part.iter().map(|org| (Some(*org), NO_TIME.to_owned()));
+                looked.unchecked.extend(late);
+                continue;
+            }
+            let look = |org: &OrgId| timeout_at(deadline, self.lost_one(*org));
+            let ended = join_all(part.iter().map(look)).await;
+            for (org, ended) in part.iter().zip(ended) {
+                match ended {
+                    Ok(Ok(one)) if one.leaves > 0 => looked.lost.push(one),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => looked.unchecked.push((Some(*org), error.to_string())),
+                    Err(_) => looked.unchecked.push((Some(*org), NO_TIME.to_owned())),
+                }
             }
         }
-        Ok(found)
+        looked
     }
 
     /// The organisations that have a head.
@@ -183,6 +233,10 @@ impl Publisher {
         out.counter(name, help).is(written);
         out
     }
+}
+
+fn is_away(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(_))
 }
 
 /// What came of an organisation; nothing of one that cannot be read.

@@ -47,6 +47,15 @@ pub struct Regressed {
     pub witness: String,
 }
 
+/// What the store lacks, as far as it was looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Of which it lacks something.
+    pub found: Vec<Regressed>,
+    /// Of which the leaves were not compared, and why; none: which ones there are is not known.
+    pub unchecked: Vec<(Option<OrgId>, String)>,
+}
+
 /// An organisation that was recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -82,7 +91,7 @@ pub enum RecoverError {
     /// No node of this name has more than the store.
     #[error(
         "node {0} did not answer: is it there, and does `requestrocket nodes` list it with \
-             store-regressed?"
+         store-regressed? One of an earlier release writes back only what it misses itself"
     )]
     Silent(String),
     /// The store has no version that could stand.
@@ -141,13 +150,15 @@ impl Publisher {
         Ok(found)
     }
 
-    /// The same, and the organisations whose newest version the store has lost leaves of.
+    /// The same, and the organisations whose newest version the store has lost leaves of, as far
+    /// as that can be told until the deadline: all leaves of all organisations are read for it.
     ///
     /// # Errors
-    /// The store did not answer.
-    pub async fn regressed_or_lost(&self) -> Result<Vec<Regressed>, PublishError> {
+    /// As of [`Publisher::regressed`].
+    pub async fn regressed_or_lost(&self, deadline: Instant) -> Result<Missing, PublishError> {
         let mut found = self.regressed().await?;
-        for Lost { org, n, leaves } in self.lost().await? {
+        let looked = self.lost(deadline).await;
+        for Lost { org, n, leaves } in looked.lost {
             found.retain(|one| one.org != org);
             found.push(Regressed {
                 org,
@@ -157,7 +168,9 @@ impl Publisher {
                 witness: HERE.to_owned(),
             });
         }
-        Ok(found)
+        let mut unchecked = looked.unchecked;
+        unchecked.retain(|(org, _)| found.iter().all(|one| Some(one.org) != *org));
+        Ok(Missing { found, unchecked })
     }
 
     /// Writes again what the store has lost and this process holds, then ends the regression of
@@ -172,7 +185,11 @@ impl Publisher {
         deadline: Instant,
     ) -> Result<Recovery, RecoverError> {
         let mut recovered = Vec::new();
-        let leaves_written = self.mend().await?;
+        let mended = self.mend().await?;
+        if let Some(error) = mended.unfinished {
+            return Err(error.into());
+        }
+        let leaves_written = mended.written;
         let regressed = self.regressed().await?;
         match source {
             _ if regressed.is_empty() && leaves_written == 0 => return Err(RecoverError::Nothing),

@@ -111,7 +111,7 @@ impl Publisher {
         for org in orgs {
             match self.finish_retiring(org).await {
                 Ok(()) => {}
-                Err(PublishError::Store(error)) => return Err(error),
+                Err(PublishError::Store(error @ StoreError::Unavailable(_))) => return Err(error),
                 Err(error) => {
                     tracing::error!(%org, %error, "retired secrets of {org} wait: {error}");
                 }

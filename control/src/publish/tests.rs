@@ -1146,7 +1146,10 @@ async fn beaten(
     let pause = || world.store.faults.lock().unwrap().push(Fault::Pause);
     pause();
     let publisher = world.publisher.clone();
-    let publish = request(world.org, vec![create_target(900)]);
+    let publish = Publish {
+        deadline: Instant::now() + DEADLINE * 6,
+        ..request(world.org, vec![create_target(900)])
+    };
     let publishing = tokio::spawn(async move { publisher.publish(publish).await });
     for bits in theirs {
         world.store.paused.notified().await;
@@ -1214,6 +1217,115 @@ async fn a_turn_ends_when_its_holder_dies() {
     world.store.txn(txn).await.unwrap();
     let publish = request(world.org, vec![create_target(1)]);
     world.publisher.publish(publish).await.unwrap();
+}
+
+/// As a publish of thousands of objects may be.
+#[tokio::test]
+async fn a_turn_lasts_as_long_as_its_holder_takes() {
+    let world = world().await;
+    let other = another(&world.store, &world.ring);
+    let publishing = beaten(&world, &other, &[1, 2, 3]).await;
+    world.store.paused.notified().await;
+    let before = world.publisher.load(world.org).await.unwrap().head.n;
+    let turn = value(&world, &keys::turn(world.org)).await;
+    assert!(turn.is_some());
+    // What is put under a lease like the turn's, and later, and nobody renews.
+    let lease = world.store.grant_lease(turn::LEASE).await.unwrap().id;
+    let put = proto::store::Op::Put {
+        key: "later".into(),
+        value: "".into(),
+        lease: Some(lease),
+    };
+    let txn = Txn {
+        ops: vec![put],
+        ..Txn::default()
+    };
+    world.store.txn(txn).await.unwrap();
+    while value(&world, "later").await.is_some() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(value(&world, &keys::turn(world.org)).await, turn);
+    let tries = world.store.head_txns.load(Ordering::SeqCst);
+    world.store.resumed.notify_one();
+    assert_eq!(publishing.await.unwrap().unwrap().n, before + 1);
+    assert_eq!(world.store.head_txns.load(Ordering::SeqCst), tries);
+}
+
+#[tokio::test]
+async fn what_there_is_no_time_to_look_at_is_named() {
+    let world = world().await;
+    let first = request(world.org, vec![create_target(1)]);
+    let made = world.publisher.publish(first).await.unwrap();
+    let missing = world.publisher.regressed_or_lost(Instant::now()).await;
+    let missing = missing.unwrap();
+    let named = |missing: &Missing| -> Vec<_> {
+        let named = missing.unchecked.iter();
+        named
+            .map(|(org, why)| (org.unwrap(), why.clone()))
+            .collect()
+    };
+    let late = "there was no time left for it".to_owned();
+    let mut both = vec![(SYSTEM_ORG, late.clone()), (world.org, late)];
+    both.sort();
+    assert_eq!((missing.found.len(), named(&missing)), (0, both));
+    // One that cannot be looked at keeps nobody from seeing the others.
+    fn lost(org: OrgId, config: &OrgConfig) -> Txn {
+        let leaves = config.reaches();
+        let ops = leaves.map(|hash| proto::store::Op::Delete(keys::leaf(org, &hash)));
+        Txn {
+            ops: ops.collect(),
+            ..Txn::default()
+        }
+    }
+    let system = world.publisher.load(SYSTEM_ORG).await.unwrap();
+    for txn in [lost(world.org, &made.config), lost(SYSTEM_ORG, &system)] {
+        world.store.inner.txn(txn).await.unwrap();
+    }
+    let other = another(&world.store, &world.ring);
+    let missing = other.regressed_or_lost(in_time()).await.unwrap();
+    assert_eq!((missing.found.len(), missing.unchecked.len()), (0, 2));
+    let missing = world.publisher.regressed_or_lost(in_time()).await.unwrap();
+    assert_eq!((missing.found.len(), missing.unchecked.len()), (2, 0));
+}
+
+/// A node of an earlier release looks for the request itself, and reads nothing it does not know.
+#[tokio::test]
+async fn a_node_of_an_earlier_release_writes_back_what_it_is_asked_for() {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Earlier {
+        id: String,
+        node: String,
+    }
+    let world = world().await;
+    let member = json!({
+        "id": proto::id::NodeId::from_bits(1), "name": "gw-1", "region": "eu", "address": "",
+        "program": "", "started_at": "1970-01-01T00:00:00Z", "revision": 1, "serves": "",
+        "in_flight": 0, "meters_degraded": 0,
+        "faults": [{"org": world.org, "code": proto::store::recovery::REGRESSED, "detail": ""}],
+    });
+    let key = keys::node(proto::id::NodeId::from_bits(1));
+    let put = |key: String, value: Vec<u8>| Txn {
+        ops: vec![proto::store::Op::put(key, value)],
+        ..Txn::default()
+    };
+    let member = put(key, serde_json::to_vec(&member).unwrap());
+    world.store.txn(member).await.unwrap();
+    let node = async {
+        let ask = loop {
+            if let Some(asked) = value(&world, "recovery/ask").await {
+                break serde_json::from_slice::<Earlier>(&asked).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(ask.node, "gw-1");
+        let offered = put(keys::recovery_offered(&ask.id), br#"{"orgs":[]}"#.to_vec());
+        world.store.txn(offered).await.unwrap();
+    };
+    // What today's nodes are told names organisations.
+    let orgs = std::collections::BTreeMap::from([(world.org, Hash::of(b"head"))]);
+    let (offers, ()) = tokio::join!(world.publisher.ask("gw-1", orgs, in_time()), node);
+    assert!(offers.unwrap().is_empty());
 }
 
 fn not_home(outcome: &Result<Published, PublishError>) -> Option<&str> {

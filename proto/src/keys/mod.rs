@@ -6,15 +6,18 @@
 
 mod audit;
 mod branch;
+mod idempotency;
 mod live;
 
 use std::str::FromStr;
 
-use sha2::{Digest, Sha256};
-
 use self::audit::AUDIT;
 pub use self::audit::{audit, audit_entry, audit_head, parse_audit_entry};
 pub use self::branch::{ASIDE, PARTED, aside, aside_of, parse_aside, parted};
+pub use self::idempotency::{
+    IDEMPOTENCY, Outcome, idempotency, idempotency_by_hash, idempotency_of, parse_outcome,
+    remembered,
+};
 pub use self::live::Live;
 use crate::id::{CredentialId, MeterId, NodeId, OrgId, RequestId};
 use crate::tree::Hash;
@@ -152,7 +155,7 @@ pub const OF_ORGS: [&str; 11] = [
     "signatures/",
     "secrets/",
     RETIRED,
-    "idempotency/",
+    IDEMPOTENCY,
     "tokens/",
     SHARES,
     "grants/",
@@ -184,6 +187,9 @@ pub fn joined(region: &str) -> String {
 /// A person's request to write back what the store has lost. Nodes see it by their watch.
 pub const RECOVERY_ASK: &str = "live/recovery";
 
+/// The same for nodes of earlier releases, which look for it themselves while they miss something.
+pub const RECOVERY_ASK_BEFORE: &str = "recovery/ask";
+
 /// What a node wrote back of one organisation, for the request with this id.
 pub fn recovery_offer(id: &str, org: OrgId) -> String {
     format!("recovery/offer/{id}/{org}")
@@ -213,28 +219,6 @@ pub fn secrets_of(org: OrgId, credential: CredentialId) -> String {
 /// All sealed secrets of an organisation.
 pub fn secrets(org: OrgId) -> String {
     format!("secrets/{org}/")
-}
-
-/// What was answered to a request with an `Idempotency-Key`. The key is the caller's text, so
-/// its hash stands here.
-pub fn idempotency(org: OrgId, key: &str) -> String {
-    format!("idempotency/{org}/{}", hex::encode(Sha256::digest(key)))
-}
-
-/// The same, by the hash that stands in the key: 64 hexadecimal digits.
-pub fn idempotency_by_hash(org: OrgId, hash: &str) -> Option<String> {
-    let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-    is_hash.then(|| format!("idempotency/{org}/{hash}"))
-}
-
-/// What was answered to the request that made a version, for other regions.
-pub fn remembered(org: OrgId, n: u64) -> String {
-    format!("idempotency/{org}/n/{n:020}")
-}
-
-/// All remembered answers of an organisation.
-pub fn idempotency_of(org: OrgId) -> String {
-    format!("idempotency/{org}/")
 }
 
 /// How long ago the store had which revision, by the node that sweeps keys of limits.
@@ -471,21 +455,5 @@ mod tests {
             Some(("eu", "mtr_1"))
         );
         assert_eq!(parse_grant(&grants_to(org, "eu")), None);
-    }
-
-    #[test]
-    fn a_callers_text_cannot_shape_a_key() {
-        let org = OrgId::from_bits(1);
-        let key = idempotency(org, "../../live/head/x");
-        assert_eq!(key.matches('/').count(), 2);
-        assert!(key.starts_with(&idempotency_of(org)));
-        assert!(idempotency(org, &"x".repeat(10_000)).len() < 200);
-        let hash = key.rsplit('/').next().unwrap();
-        assert_eq!(idempotency_by_hash(org, hash), Some(key.clone()));
-        let foreign = format!("{}/x", &hash[2..]);
-        for bad in ["", "n/00000000000000000001", &hash[1..], &foreign] {
-            assert_eq!(idempotency_by_hash(org, bad), None, "{bad}");
-        }
-        assert!(remembered(org, 7).starts_with(&idempotency_of(org)));
     }
 }
