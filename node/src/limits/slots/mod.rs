@@ -20,6 +20,10 @@ pub mod relayed;
 mod run;
 pub mod state;
 mod taker;
+mod waits;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -34,13 +38,12 @@ pub use run::run;
 use super::clock::Clock;
 use super::key::MeterKey;
 use super::registry::Brought;
+use waits::Waits;
 
 /// Where slot states live in the store.
 pub const PREFIX: &str = "slots/";
 /// How long slots are held after their last renewal.
 pub const SLOT_TTL: Duration = Duration::from_secs(10);
-/// Calls that may wait for one key.
-const WAITING_MAX: u64 = 4_096;
 /// How long a refusal is passed on to callers before the store is asked again.
 const REFUSED_NS: u64 = 50_000_000;
 /// How often a call looks whether its slot is lost.
@@ -229,34 +232,21 @@ impl Slots {
         if let Some(token) = at_once.or_else(|| self.pass()) {
             return Ok(token);
         }
-        let waits = Waits::new(self);
-        let Some(_waits) = waits else {
+        let Some(waits) = Waits::new(self, clock.boot_ns()) else {
             return Err(Box::new(self.refusal()));
         };
-        let since_ns = clock.boot_ns();
         let over = tokio::time::sleep(self.shared.grace);
         tokio::pin!(over);
         loop {
             let answered = self.answered.notified();
             tokio::pin!(answered);
             answered.as_mut().enable();
-            let now_ns = clock.boot_ns();
-            if let Some(token) = self.try_take(now_ns) {
-                return Ok(token);
+            if let Some(outcome) = waits.look(clock.boot_ns()) {
+                return outcome;
             }
-            if now_ns < self.refused_until_ns.load(Ordering::Acquire) {
-                return Err(Box::new(self.refusal()));
-            }
-            self.ask();
             tokio::select! {
                 () = &mut answered => {}
-                () = &mut over => {
-                    // Others may have been faster each time; then the store is not lost.
-                    if self.heard_ns.load(Ordering::Acquire) < since_ns {
-                        self.lost.store(true, Ordering::Release);
-                    }
-                    return self.pass().ok_or_else(|| Box::new(self.refusal()));
-                }
+                () = &mut over => return waits.over(),
             }
         }
     }
@@ -351,23 +341,6 @@ impl Slots {
     }
 }
 
-/// One caller among those who wait; leaves when it is dropped.
-struct Waits<'s>(&'s Slots);
-
-impl<'s> Waits<'s> {
-    fn new(slots: &'s Slots) -> Option<Self> {
-        let before = slots.waiting.fetch_add(1, Ordering::AcqRel);
-        let waits = Self(slots);
-        (before < WAITING_MAX).then_some(waits)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Drop for SlotToken {
     fn drop(&mut self) {
         let word = self.slots.word.fetch_sub(1, Ordering::AcqRel);
@@ -395,47 +368,5 @@ impl std::fmt::Debug for Slots {
             .field("granted", &self.granted())
             .field("used", &self.used())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proto::meter::LimitAnswer;
-
-    use super::taker::Taker;
-    use super::*;
-    use crate::limits::{Opener, SystemClock};
-
-    #[actix_rt::test]
-    async fn a_store_that_gives_the_slots_to_others_is_not_lost() {
-        let shared = SlotShared::new(
-            Arc::new(SystemClock),
-            Duration::from_millis(50),
-            Arc::default(),
-        );
-        let spec = SlotSpec {
-            name: String::new(),
-            version: 1,
-            limit: 1,
-            on_store_loss: StoreLoss::FailOpen,
-            cancels_lost: false,
-            answer: LimitAnswer::default(),
-        };
-        let slots = Arc::new(Slots::new(MeterKey::whole("m"), spec, Arc::new(shared)));
-        let now_ns = || SystemClock.boot_ns();
-        let mut taker = Taker::new(slots.clone(), Opener { node: 1, boot: 1 }, now_ns());
-        // Each write meets another one.
-        let losing = async {
-            loop {
-                taker.conflicted(None, now_ns());
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let taken = tokio::select! {
-            taken = slots.taken() => taken,
-            () = losing => unreachable!("it goes on"),
-        };
-        assert!(!taken.unwrap_err().lost);
-        assert!(slots.taken().await.is_ok(), "and silence lets calls pass");
     }
 }

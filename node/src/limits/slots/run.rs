@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::store::{Compare, Op, StoreError, Txn, TxnOutcome};
+use proto::wire::WireError;
 use tracing::{error, warn};
 
 use super::SlotShared;
@@ -113,7 +114,7 @@ fn reschedule(takers: &mut HashMap<String, Taker>, due: &mut BTreeSet<(u64, Stri
     }
 }
 
-fn answer(taker: &mut Taker, outcome: Result<TxnOutcome, StoreError>, now_ns: u64) {
+pub(super) fn answer(taker: &mut Taker, outcome: Result<TxnOutcome, StoreError>, now_ns: u64) {
     match outcome {
         Ok(TxnOutcome::Committed(revision)) => {
             taker.committed(revision, now_ns);
@@ -139,21 +140,25 @@ fn answer(taker: &mut Taker, outcome: Result<TxnOutcome, StoreError>, now_ns: u6
 }
 
 async fn send(writing: &Writing, key: &str, write: SlotWrite) -> Result<TxnOutcome, StoreError> {
+    match txn(key, write) {
+        Ok(txn) => writing.write(txn).await,
+        Err(error) => Err(StoreError::Unavailable(error.to_string())),
+    }
+}
+
+/// The compare-and-swap that makes a write so.
+pub(super) fn txn(key: &str, write: SlotWrite) -> Result<Txn, WireError> {
     let compare = match write.expected {
         Some(revision) => Compare::ModRevision(key.to_owned(), revision),
         None => Compare::Absent(key.to_owned()),
     };
     let op = match write.next {
         None => Op::Delete(key.to_owned()),
-        Some(state) => match state.encode() {
-            Ok(bytes) => Op::put(key.to_owned(), bytes),
-            Err(error) => return Err(StoreError::Unavailable(error.to_string())),
-        },
+        Some(state) => Op::put(key.to_owned(), state.encode()?),
     };
-    let txn = Txn {
+    Ok(Txn {
         compares: vec![compare],
         ops: vec![op],
         or_read: vec![key.to_owned()],
-    };
-    writing.write(txn).await
+    })
 }

@@ -11,6 +11,9 @@ use crate::limits::block::Opener;
 use crate::limits::revision_clock::RevisionClock;
 
 const TTL_NS: u64 = SLOT_TTL.as_nanos() as u64;
+/// By so much less than [`TTL_NS`] slots may be held, as a mark of the write that says so: what a
+/// write of long ago has left is not taken for that of now.
+const MARK_NS: u64 = 10_000_000;
 /// Slots are renewed when a third of their time is over.
 const RENEW_NS: u64 = TTL_NS / 3;
 /// More than is needed is given back after this time.
@@ -152,7 +155,7 @@ impl Taker {
             true => self.slots.grant(wanted),
             false => wanted,
         };
-        if !state.set(self.me, n, TTL_NS) {
+        if !state.set(self.me, n, held_ns(now_ns)) {
             self.full(&state, now_ns);
             self.look_ns = now_ns.saturating_add(AGAIN_NS);
             return None;
@@ -184,7 +187,7 @@ impl Taker {
         };
         let n = next.of(self.me);
         self.slots.grant(n);
-        let ends_ns = composed_ns.saturating_add(TTL_NS);
+        let ends_ns = composed_ns.saturating_add(held_ns(composed_ns));
         self.slots.ends_ns.store(ends_ns, Ordering::Release);
         self.heard(now_ns);
         self.renewed_ns = composed_ns;
@@ -213,6 +216,9 @@ impl Taker {
         }
         self.attempt = None;
         self.heard(now_ns);
+        // What was held and is not any more is free for others, and was perhaps taken.
+        let held = seen.as_ref().map_or(0, |(state, _)| state.of(self.me));
+        self.slots.grant(held.min(self.slots.granted()));
         self.base = match seen {
             None => Base::Absent,
             Some((state, revision)) => Base::Held {
@@ -292,18 +298,20 @@ impl Taker {
         limit.saturating_sub(state.of_others(self.me))
     }
 
-    /// The most that this node may hold. While others wait, so much is left free for each that it
-    /// gets on, until this one holds an equal part only; not all at once, since nobody knows how
+    /// The most that this node may hold: what others leave, so that where all together have too
+    /// many no call begins for one that ends. While others wait, so much is left free for each that
+    /// it gets on, until this one holds an equal part only; not all at once, since nobody knows how
     /// many they will use.
     fn most(&self, state: &SlotState) -> u64 {
         let limit = self.slots.spec.load().limit;
+        let left = self.left(state);
         let others = state.others_wait(self.me);
         if others == 0 {
-            return u64::MAX;
+            return left;
         }
         let free = others.saturating_mul((limit / STEP).max(1));
-        let most = self.left(state).saturating_sub(free);
-        most.max(state.share(self.me, limit))
+        let most = left.saturating_sub(free);
+        most.max(state.share(self.me, limit)).min(left)
     }
 
     /// Whether callers find nothing free although this node would hold less than an equal part.
@@ -344,6 +352,11 @@ impl Taker {
             _ => self.renewed_ns.saturating_add(RENEW_NS),
         }
     }
+}
+
+/// For how long slots are held by a write that was composed then.
+fn held_ns(composed_ns: u64) -> u64 {
+    TTL_NS - composed_ns % MARK_NS
 }
 
 /// When who waits says so again, by how many have an entry.

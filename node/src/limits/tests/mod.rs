@@ -2,26 +2,29 @@
 //! seeded simulation.
 
 mod block;
+mod breakages;
 mod bucket;
 mod calendar;
 mod cell;
 mod codec;
 mod crowd;
-mod faults;
+pub(super) mod faults;
 mod held;
 mod judge;
 mod keys;
-mod memory;
+pub(super) mod memory;
 mod meter;
 mod network;
 mod pauses;
 mod refused_writes;
 mod restored;
-mod schedules;
+pub(super) mod schedules;
 mod several;
 mod shares;
 mod silence;
 mod simulation;
 mod slots;
+mod slow;
 mod swept;
 mod values;
+mod writes;

@@ -1,12 +1,18 @@
 //! What the simulation must show: the bound under every fault, each mutant caught, the use.
 
-use proto::meter::{Limit, StoreLoss, Window};
+use proto::meter::{Algorithm, Limit, StoreLoss, Window};
 
 use super::faults::{Chance, Faults, Mutant};
 use super::simulation::{MS, Outcome, Plan, SECOND, World};
 
 pub fn per(limit: u64, window: Window) -> Limit {
     Limit::new(limit, window).unwrap()
+}
+
+/// A bucket that fills as fast as the limit says, and holds so much.
+pub fn bucket(limit: u64, window: Window, burst: u64) -> Limit {
+    let bucket = Limit::with_algorithm(limit, window, Algorithm::TokenBucket);
+    bucket.unwrap().with_burst(burst).unwrap()
 }
 
 pub fn run(plan: &Plan, seed: u64) -> Outcome {
@@ -92,6 +98,14 @@ pub fn seeds(usual: u64) -> std::ops::Range<u64> {
     from..from + given("SIM_SEEDS").unwrap_or(usual)
 }
 
+/// The same where each takes long: all of the usual run, one in twenty of a long one, but for one
+/// that is played again.
+pub fn few_seeds(usual: u64) -> impl Iterator<Item = u64> {
+    let seeds = seeds(usual);
+    let many = seeds.end - seeds.start > usual;
+    seeds.filter(move |seed| !many || seed.is_multiple_of(20))
+}
+
 /// A long run: so many virtual seconds of each seed as `SIM_SECONDS` says.
 pub fn lengthen(plan: &mut Plan) {
     if let Ok(seconds) = std::env::var("SIM_SECONDS") {
@@ -119,6 +133,28 @@ fn through_owners_no_more_than_the_limit_is_sent_whatever_the_links_do() {
     );
     // The seeds exercise what they are for.
     assert!(sent > 40 * runs && grants > 5 * runs, "{sent} {grants}");
+}
+
+#[test]
+fn a_hundred_nodes_send_no_more_than_the_limit_whatever_fails() {
+    let (mut sent, mut grants, mut runs) = (0, 0, 0);
+    for seed in few_seeds(2) {
+        let mut plan = linked_plan(seed, None);
+        plan.nodes = 100;
+        // As many of each fault as of ten nodes would tell of nothing.
+        plan.faults.crash_ns /= 5;
+        plan.faults.pause_ns /= 5;
+        plan.faults.cut_ns /= 5;
+        lengthen(&mut plan);
+        let outcome = run(&plan, seed);
+        sent += outcome.sends.len();
+        grants += outcome.grants;
+        runs += 1;
+    }
+    assert!(
+        sent >= 20 * runs && grants >= 5 * runs as u64,
+        "{sent} {grants}"
+    );
 }
 
 /// Each way to break the protocol is seen by the judge, over links as well (issue: tokens).
