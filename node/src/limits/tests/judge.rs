@@ -89,7 +89,7 @@ impl Judge {
         for bucket in &mut self.buckets {
             bucket.sent(now_ns, amount)?;
         }
-        self.check(now_ns, 0)?;
+        self.check(now_ns, unix_ns, 0)?;
         Ok(number)
     }
 
@@ -108,9 +108,16 @@ impl Judge {
         }
     }
 
-    /// In the closed interval of the window's length that ends now: what was sent, and what could
-    /// be sent at this very instant, stays within the limit.
-    pub fn check(&mut self, now_ns: u64, sendable: u64) -> Result<(), String> {
+    /// In the closed interval of the window's length that ends now, in the calendar window that it
+    /// is, and since any instant of a bucket: what was sent, and what could be sent at this very
+    /// instant, stays within the limit.
+    pub fn check(&mut self, now_ns: u64, unix_ns: u64, sendable: u64) -> Result<(), String> {
+        for days in &self.calendar {
+            days.check(unix_ns, self.edge_ns, sendable)?;
+        }
+        for bucket in &self.buckets {
+            bucket.check(now_ns, sendable)?;
+        }
         let mut needed = self.first + self.sent.len() as u64;
         for sliding in &mut self.sliding {
             let from_ns = now_ns.saturating_sub(sliding.window.width_ns());
@@ -145,35 +152,62 @@ impl Bucket {
         }
     }
 
-    /// Over any time no more than the burst and what fills meanwhile.
     fn sent(&mut self, now_ns: u64, amount: u64) -> Result<(), String> {
-        let width_ns = u128::from(self.limit.window().width_ns());
-        let filled = u128::from(now_ns - self.at_ns) * u128::from(self.limit.limit());
-        self.owed = self.owed.saturating_sub(filled) + u128::from(amount) * width_ns;
+        let cost = u128::from(amount) * u128::from(self.limit.window().width_ns());
+        self.owed = self.owed_at(now_ns) + cost;
         self.at_ns = now_ns;
+        self.check(now_ns, 0)
+    }
+
+    fn owed_at(&self, now_ns: u64) -> u128 {
+        let filled = u128::from(now_ns - self.at_ns) * u128::from(self.limit.limit());
+        self.owed.saturating_sub(filled)
+    }
+
+    /// Over any time no more than the burst and what fills meanwhile.
+    fn check(&self, now_ns: u64, sendable: u64) -> Result<(), String> {
+        let width_ns = u128::from(self.limit.window().width_ns());
         let burst = self.limit.capacity();
-        match self.owed <= u128::from(burst) * width_ns {
+        let taken = self.owed_at(now_ns) + u128::from(sendable) * width_ns;
+        match taken <= u128::from(burst) * width_ns {
             true => Ok(()),
-            false => Err(format!("more than a burst of {burst} at {now_ns} ns")),
+            false => Err(format!(
+                "more than a burst of {burst} at {now_ns} ns, {sendable} at hand"
+            )),
         }
     }
 }
 
 impl Days {
     fn sent(&mut self, unix_ns: u64, edge_ns: u64, amount: u64) -> Result<(), String> {
-        let window = |unix_ns: u64| calendar_window(self.window, (unix_ns / SECOND) as i64);
-        let (earliest, latest) = (window(unix_ns - edge_ns), window(unix_ns + edge_ns));
+        let (earliest, latest) = self.days(unix_ns, edge_ns);
         match earliest == latest {
             true => *self.within.entry(latest).or_default() += amount,
             false => *self.at_edge.entry(latest).or_default() += amount,
         }
+        self.check(unix_ns, edge_ns, 0)
+    }
+
+    /// The windows of which something may be that happens at this instant.
+    fn days(&self, unix_ns: u64, edge_ns: u64) -> (i64, i64) {
+        let window = |unix_ns: u64| calendar_window(self.window, (unix_ns / SECOND) as i64);
+        (window(unix_ns - edge_ns), window(unix_ns + edge_ns))
+    }
+
+    /// In no window more than the limit, and in two that follow each other no more than twice as
+    /// much, which is all that can be said of what is sent near the edge.
+    fn check(&self, unix_ns: u64, edge_ns: u64, sendable: u64) -> Result<(), String> {
+        let (earliest, latest) = self.days(unix_ns, edge_ns);
         let of = |windows: &HashMap<i64, u64>, at: i64| windows.get(&at).copied().unwrap_or(0);
         for day in [earliest, latest] {
+            // What is at hand near the edge may be of either.
+            let at_hand = if earliest == latest { sendable } else { 0 };
             let (before, within) = (of(&self.within, day - 1), of(&self.within, day));
-            let both = before + of(&self.at_edge, day) + within;
-            if within > self.limit || both > 2 * self.limit {
+            let both = before + of(&self.at_edge, day) + within + sendable;
+            if within + at_hand > self.limit || both > 2 * self.limit {
                 return Err(format!(
-                    "{within} sends in one {} of {}, {both} with the one before",
+                    "{within} sends and {sendable} at hand in one {} of {}, {both} with the one \
+                     before",
                     self.window, self.limit
                 ));
             }

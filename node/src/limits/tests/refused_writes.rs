@@ -158,7 +158,7 @@ impl World {
                 }
             }
             let at_hand = self.meter.in_hand(self.now_ns);
-            self.judge.check(self.now_ns, at_hand)?;
+            self.judge.check(self.now_ns, self.now_ns, at_hand)?;
         }
         Ok(self.spent - before)
     }

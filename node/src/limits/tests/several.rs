@@ -5,15 +5,9 @@ use std::sync::Arc;
 use proto::meter::{Algorithm, Limit, MeterSpec, Window};
 
 use super::faults::Chance;
-use super::schedules::{check_all, lengthen, linked_plan, per, run, seeds};
+use super::schedules::{bucket, check_all, lengthen, linked_plan, per, run, seeds};
 use super::simulation::{MS, Plan, SECOND};
 use crate::limits::{Limits, MeterKey, MeterSet, Opener, Settings, SystemClock};
-
-/// A bucket that fills as fast as the limit says, and holds so much.
-fn bucket(limit: u64, window: Window, burst: u64) -> Limit {
-    let bucket = Limit::with_algorithm(limit, window, Algorithm::TokenBucket);
-    bucket.unwrap().with_burst(burst).unwrap()
-}
 
 /// Tokens in a thousand seconds.
 fn rate(limit: &Limit) -> u64 {

@@ -130,6 +130,8 @@ pub struct Outcome {
     pub requests: u64,
     pub refused: u64,
     pub writes: u64,
+    /// Keys that were written in them.
+    pub key_writes: u64,
     pub granted_after_wait: u64,
     /// Requests that left since the store was lost again and again.
     pub given_up: u64,
@@ -417,7 +419,8 @@ impl World {
             }
             for (at, judge) in self.judges.iter_mut().enumerate() {
                 let sendable = self.nodes.iter().map(|node| node.sendable(at, self.now_ns));
-                judge.check(self.now_ns, sendable.sum())?;
+                let unix_ns = self.plan.unix_ns + self.now_ns;
+                judge.check(self.now_ns, unix_ns, sendable.sum())?;
             }
         }
         Ok(self.outcome)
@@ -996,6 +999,7 @@ impl World {
         if !call.txn.ops.is_empty() {
             self.outcome.writes += 1;
         }
+        self.outcome.key_writes += call.txn.ops.len() as u64;
         let trip_ns = self
             .chance
             .within(self.plan.trip_ns / 10, self.plan.trip_ns);
