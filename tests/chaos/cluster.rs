@@ -1,7 +1,7 @@
 //! The cluster of the tests: three members of etcd, two control planes, three nodes and the
 //! callers, each on a host of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Proxy, Start, binary};
 use crate::harness::http::{Message, Request};
 use crate::harness::metrics;
+use crate::harness::stores;
 use crate::harness::upstream::{Upstream, json_answer};
 use crate::harness::wait_for;
 
@@ -322,6 +323,11 @@ impl<'n> Cluster<'n> {
     /// Where the callers are, and the targets of a test.
     pub fn callers(&self) -> Host {
         self.network.host(CALLERS)
+    }
+
+    /// How often each key with this prefix was written since it was made.
+    pub fn key_writes(&self, prefix: &str) -> BTreeMap<String, u64> {
+        stores::writes(&self.etcd[0].endpoint(), prefix)
     }
 
     /// The hosts of the members of etcd.

@@ -3,13 +3,22 @@
 use std::collections::BTreeMap;
 
 use proto::store::etcd::{Etcd, EtcdOptions};
-use proto::store::load;
+use proto::store::{KeyValue, load};
 
 /// What is the same in all regions.
 pub const LIVE: [&str; 2] = ["live/head/", "live/retired/"];
 
 /// Everything that the store at an etcd holds.
 pub fn dump(endpoint: &str) -> BTreeMap<String, Vec<u8>> {
+    listed(endpoint, "", |pair| pair.value.to_vec())
+}
+
+/// How often each key with this prefix was written since it was made.
+pub fn writes(endpoint: &str, prefix: &str) -> BTreeMap<String, u64> {
+    listed(endpoint, prefix, |pair| pair.version.unsigned_abs())
+}
+
+fn listed<T>(endpoint: &str, prefix: &str, of: impl Fn(&KeyValue) -> T) -> BTreeMap<String, T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -19,8 +28,9 @@ pub fn dump(endpoint: &str) -> BTreeMap<String, Vec<u8>> {
         options.prefix = "/requestrocket/".into();
         let store = Etcd::open(options).expect("a store");
         let mut found = BTreeMap::new();
-        let listed = load::list(&*store, "", None, |pair| {
-            found.insert(pair.key, pair.value.to_vec());
+        let listed = load::list(&*store, prefix, None, |pair| {
+            let value = of(&pair);
+            found.insert(pair.key, value);
         });
         listed.await.expect("etcd answers");
         found
