@@ -45,6 +45,7 @@ mod links;
 mod listed;
 mod lost_leaf;
 mod made_files;
+mod many_keys;
 mod membership;
 mod meters;
 mod namesakes;
