@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_http::{Request, Response};
@@ -14,6 +15,7 @@ use actix_server::Server;
 use actix_service::{Service, fn_factory_with_config};
 use actix_web::dev::AppConfig;
 use arc_swap::ArcSwap;
+use futures_util::poll;
 
 use crate::config::GatewaySettings;
 use crate::listener::{self, ListenerHandle, ListenerSettings};
@@ -71,9 +73,15 @@ impl Service<Request> for Pipeline {
     fn call(&self, request: Request) -> Self::Future {
         let worker = self.worker.clone();
         Box::pin(async move {
-            let answer = receive::serve(worker, request).await;
-            after_others().await;
-            Ok(answer)
+            let mut serving = std::pin::pin!(receive::serve(worker, request));
+            Ok(match poll!(serving.as_mut()) {
+                // What waits for a target is answered in turn by itself.
+                Poll::Ready(answer) => {
+                    after_others().await;
+                    answer
+                }
+                Poll::Pending => serving.await,
+            })
         })
     }
 }

@@ -1,14 +1,18 @@
-//! Where the handler of a request waits for its reply, and works for it meanwhile.
+//! Where the handler of a request waits for its reply.
 //!
-//! A stage that has to wait leaves its work here, and the handler polls it: what a request waits
-//! for wakes the task of its caller's connection and no other, which reads, sends and answers by
-//! itself. A task of its own for each wait would be two more hand-overs per request, and a burst
-//! would be served breadth first, all of it late.
+//! A stage that has to wait leaves its work here, which becomes a task of its own. That makes the
+//! writes of a busy worker come together: the runtime serves what is ready in turn, so all requests
+//! that have come are decided before the first of them is sent, and all answers that have come are
+//! made before the first of them is written. A write to a peer on the same machine wakes it, and
+//! where it sleeps that takes longer than the write itself (an interrupt to its processor; on a
+//! virtual machine a way out of the guest); so a peer is woken once for many. The task of a
+//! caller's connection is the wrong place for the work: each look at it costs a look at all that
+//! actix-web does for a connection.
 //!
-//! When the handler is dropped because its caller left, the work goes on as a task of its own, so
-//! that it can end as its stage wants to: it learns of it by [`ReplySender::closed`]. Its request
-//! is in flight until then, and a listener that drains waits for it. A worker that ends with some
-//! in hand drops its tasks: each is run a last time then, so that its request is recorded.
+//! When the handler is dropped because its caller left, the work goes on, so that it can end as its
+//! stage wants to: it learns of it by [`ReplySender::closed`]. Its request is in flight until then,
+//! and a listener that drains waits for it. A worker that ends with some in hand drops its tasks:
+//! each is run a last time then, so that its request is recorded.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -21,28 +25,32 @@ use crate::answer::Reply;
 /// A stage's work that waits for something. It hands its exchange on by itself.
 pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Work without a handler.
-struct Orphan(Option<Work>);
+/// The task of [`Work`].
+struct Working<R> {
+    work: Option<Work>,
+    seat: Rc<Seat<R>>,
+}
 
-impl Future for Orphan {
+impl<R> Future for Working<R> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(work) = &mut self.0 else {
+        let Some(work) = &mut self.work else {
             return Poll::Ready(());
         };
         let ended = work.as_mut().poll(cx);
         if ended.is_ready() {
-            self.0 = None;
+            self.work = None;
         }
         ended
     }
 }
 
-impl Drop for Orphan {
+impl<R> Drop for Working<R> {
     fn drop(&mut self) {
-        if let Some(mut work) = self.0.take() {
-            // What still waits then is lost.
+        if let Some(mut work) = self.work.take() {
+            // Its worker ends, and the handler with it. What still waits then is lost.
+            self.seat.left.set(true);
             let _ = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
     }
@@ -50,20 +58,30 @@ impl Drop for Orphan {
 
 struct Seat<R> {
     reply: Cell<Option<R>>,
-    work: Cell<Option<Work>>,
     /// The handler is gone.
     left: Cell<bool>,
     /// The exchange is gone.
     lost: Cell<bool>,
-    /// Wakes the handler, where it waits for somebody else's doing.
-    waker: RefCell<Option<Waker>>,
+    /// Wakes the handler.
+    handler: RefCell<Option<Waker>>,
+    /// Wakes whoever waits for the handler to leave.
+    work: RefCell<Option<Waker>>,
 }
 
-impl<R> Seat<R> {
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+/// Has the task that polls now woken by it.
+fn register(waker: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    let mut waker = waker.borrow_mut();
+    if !waker
+        .as_ref()
+        .is_some_and(|known| known.will_wake(cx.waker()))
+    {
+        *waker = Some(cx.waker().clone());
+    }
+}
+
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
     }
 }
 
@@ -77,15 +95,15 @@ pub struct ReplyReceiver<R = Reply>(Rc<Seat<R>>);
 pub fn seat<R>() -> (ReplySender<R>, ReplyReceiver<R>) {
     let seat = Rc::new(Seat {
         reply: Cell::new(None),
-        work: Cell::new(None),
         left: Cell::new(false),
         lost: Cell::new(false),
-        waker: RefCell::new(None),
+        handler: RefCell::new(None),
+        work: RefCell::new(None),
     });
     (ReplySender(seat.clone()), ReplyReceiver(seat))
 }
 
-impl<R> ReplySender<R> {
+impl<R: 'static> ReplySender<R> {
     /// Gives the reply; drops it when nobody waits any more.
     pub fn send(self, reply: R) {
         if !self.0.left.get() {
@@ -93,18 +111,18 @@ impl<R> ReplySender<R> {
         }
     }
 
-    /// Ends when nobody waits any more.
-    ///
-    /// No waker is kept: whoever polls this is [`Work`], which is polled anew when its handler has
-    /// left.
+    /// Ends when nobody waits any more. One at a time may wait for that.
     pub fn closed(&mut self) -> impl Future<Output = ()> {
-        std::future::poll_fn(|_| match self.0.left.get() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        std::future::poll_fn(|cx| {
+            if self.0.left.get() {
+                return Poll::Ready(());
+            }
+            register(&self.0.work, cx);
+            Poll::Pending
         })
     }
 
-    /// A way to leave work to the handler.
+    /// A way to leave work.
     pub fn desk(&self) -> Desk<R> {
         Desk(self.0.clone())
     }
@@ -113,22 +131,20 @@ impl<R> ReplySender<R> {
 impl<R> Drop for ReplySender<R> {
     fn drop(&mut self) {
         self.0.lost.set(true);
-        self.0.wake();
+        wake(&self.0.handler);
     }
 }
 
-/// Takes work for the handler.
+/// Takes work for a reply.
 pub struct Desk<R = Reply>(Rc<Seat<R>>);
 
-impl<R> Desk<R> {
-    /// Leaves work to the handler, or to a task of its own when the handler has left.
+impl<R: 'static> Desk<R> {
+    /// Has the work done, whether its handler stays or leaves.
     pub fn leave(self, work: Work) {
-        if self.0.left.get() {
-            actix_rt::spawn(Orphan(Some(work)));
-        } else {
-            self.0.work.set(Some(work));
-            self.0.wake();
-        }
+        actix_rt::spawn(Working {
+            work: Some(work),
+            seat: self.0,
+        });
     }
 }
 
@@ -138,22 +154,12 @@ impl<R> Future for ReplyReceiver<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let seat = &self.0;
-        loop {
-            if let Some(reply) = seat.reply.take() {
-                return Poll::Ready(Some(reply));
-            }
-            let Some(mut work) = seat.work.take() else {
-                if seat.lost.get() {
-                    return Poll::Ready(None);
-                }
-                seat.waker.replace(Some(cx.waker().clone()));
-                return Poll::Pending;
-            };
-            if work.as_mut().poll(cx).is_pending() {
-                seat.work.set(Some(work));
-                return Poll::Pending;
-            }
+        let reply = seat.reply.take();
+        if reply.is_some() || seat.lost.get() {
+            return Poll::Ready(reply);
         }
+        register(&seat.handler, cx);
+        Poll::Pending
     }
 }
 
@@ -161,9 +167,7 @@ impl<R> Drop for ReplyReceiver<R> {
     fn drop(&mut self) {
         self.0.left.set(true);
         drop(self.0.reply.take());
-        if let Some(work) = self.0.work.take() {
-            actix_rt::spawn(Orphan(Some(work)));
-        }
+        wake(&self.0.work);
     }
 }
 
@@ -191,7 +195,36 @@ mod tests {
     }
 
     #[actix_rt::test]
-    async fn the_handler_works_for_its_own_reply() {
+    async fn what_is_ready_is_decided_first_and_sent_then() {
+        let said = Rc::new(RefCell::new(Vec::new()));
+        let handlers: Vec<_> = (0..3)
+            .map(|request| {
+                let said = Rc::clone(&said);
+                actix_rt::spawn(async move {
+                    let (sender, receiver) = seat();
+                    said.borrow_mut().push(("decided", request));
+                    let sent = Rc::clone(&said);
+                    sender.desk().leave(Box::pin(async move {
+                        sent.borrow_mut().push(("sent", request));
+                        sender.send(());
+                    }));
+                    receiver.await;
+                    said.borrow_mut().push(("answered", request));
+                })
+            })
+            .collect();
+        for handler in handlers {
+            handler.await.unwrap();
+        }
+        let all = ["decided", "sent", "answered"];
+        let together = all
+            .into_iter()
+            .flat_map(|what| (0..3).map(move |request| (what, request)));
+        assert_eq!(*said.borrow(), together.collect::<Vec<_>>());
+    }
+
+    #[actix_rt::test]
+    async fn work_that_ends_wakes_the_handler() {
         let (sender, receiver) = seat();
         let (begin, begun) = oneshot::channel();
         let desk = sender.desk();

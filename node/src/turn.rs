@@ -1,9 +1,8 @@
-//! Writing together what becomes ready together.
+//! Writing together what becomes ready together, where a request has waited for nothing.
 //!
-//! A write to a peer on the same machine wakes it, and where it sleeps that takes longer than the
-//! write itself (an interrupt to its processor; on a virtual machine a way out of the guest). Many
-//! requests are ready at once on a busy worker: each is decided first, and then all are written
-//! one after the other, so that a peer is woken once for all of them.
+//! Requests that are refused at once are answered within the poll that has read them; each would
+//! wake its caller for itself ([`crate::reply`] says what that costs, and how it is with requests
+//! that wait for a target). So many are decided first, and then all are written one after the other.
 
 use std::future::poll_fn;
 use std::task::Poll;

@@ -22,8 +22,6 @@ use http::{Method, Request, StatusCode, Uri};
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
-use crate::turn::after_others;
-
 use super::acquire::{Pools, Wanted};
 use super::answer::{Answer, AnswerBody, Held};
 use super::destination::Destination;
@@ -152,7 +150,6 @@ impl Exchange<'_> {
             Err(kind) => return Err(unsent(self.or_total_timeout(kind), head, body)),
         };
         let (method, terms, received) = (head.method.clone(), head.terms, lease.received());
-        after_others().await;
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
         let passing = gate::pass(gate, (&mut *attempts, &mut head), self.total_due).await;
         let Some(leave) = passing.map_err(Missed::Gate)? else {
