@@ -27,7 +27,7 @@
 //! | `broker`, `run` | all keys: who owns each, transactions, timers; the shell with the store |
 //! | `meter`, `token`, `tokens` | what the pipeline holds |
 //! | `waiting`, `hold` | who waits, and in which order |
-//! | `key`, `registry` | which meters there are, and how many at most |
+//! | `key`, `memo`, `registry` | which meters there are, and how many at most |
 //! | `view`, `published`, `refusal`, `without` | what callers and operators are told |
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
@@ -58,6 +58,7 @@ mod hold;
 mod key;
 mod learned;
 mod leased;
+mod memo;
 mod meter;
 mod owner;
 mod part;
@@ -203,6 +204,7 @@ impl Limits {
             Arc::clone(&shared.clock),
             settings.store_grace,
             Arc::clone(&shared.returned_ns),
+            Arc::clone(&shared.stats.refused),
         ));
         let place = Place {
             me: settings.incarnation,
