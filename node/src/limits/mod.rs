@@ -25,6 +25,7 @@
 //! | `owner` | one key: what is known of it, the write that is due, what is lent and borrowed |
 //! | `exchange` | what nodes say to each other about tokens |
 //! | `broker`, `run` | all keys: who owns each, transactions, timers; the shell with the store |
+//! | `ramp` | pure: how many calls go to a store that was away |
 //! | `meter`, `token`, `tokens` | what the pipeline holds |
 //! | `waiting`, `hold` | who waits, and in which order |
 //! | `key`, `memo`, `registry` | which meters there are, and how many at most |
@@ -65,6 +66,7 @@ mod part;
 mod pauses;
 mod published;
 mod raises;
+mod ramp;
 mod refusal;
 mod registry;
 pub mod remembered;

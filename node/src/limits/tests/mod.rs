@@ -1,6 +1,7 @@
 //! Tests of the limits: tables of the pure parts, whole meters over a store in memory, and the
 //! seeded simulation.
 
+mod away;
 mod block;
 mod bucket;
 mod calendar;
