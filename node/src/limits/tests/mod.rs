@@ -15,6 +15,7 @@ mod keys;
 mod memory;
 mod meter;
 mod network;
+mod obeying;
 mod pauses;
 mod refused_writes;
 mod restored;
