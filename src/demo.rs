@@ -274,6 +274,7 @@ fn moved(publisher: &Publisher, demo: &Demo, echo: SocketAddr) -> Vec<Operation>
         expires_at: None,
         explain: false,
         max_fact_age_s: None,
+        priority: 0,
         labels: Default::default(),
     };
     let base_url = base_url(echo);

@@ -108,7 +108,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Completions(args) => client::completions::print(args),
         Command::Nodes(args) => on_system(client::nodes::list(&args)),
         Command::Unmatched(args) => on_system(client::unmatched::list(&args)),
-        Command::Meters(args) => on_system(client::meters::list(&args)),
+        Command::Meters(args) => on_system(client::meters::run(&args)),
         Command::Raise(args) => on_system(client::meters::raise(&args)),
         Command::Regions(args) => on_system(client::regions::run(&args)),
         Command::Replication(args) => on_system(client::replication::list(&args)),

@@ -57,7 +57,12 @@ pub fn reply(mut exchange: Box<Exchange>) {
     let there = headers.remove(explained::EXPLAIN);
     if let Some(closing) = closing.as_ref().filter(|_| may_see_decisions(&exchange))
         && let Some(record) = closing.record()
-        && let Some(explained) = explained::header(record, closing.code(), there.as_ref())
+        && let Some(explained) = explained::header(
+            record,
+            &closing.spends.by_now(),
+            closing.code(),
+            there.as_ref(),
+        )
     {
         headers.insert(explained::EXPLAIN, explained);
     }

@@ -10,16 +10,21 @@ use std::fmt::{Display, Write};
 
 use http::{HeaderName, HeaderValue};
 use proto::outcome::Code;
-use proto::record::{Denial, Record, ScrubState, Stage};
+use proto::record::{Denial, MeterSpend, Record, ScrubState, Stage};
 
 /// Its name.
 pub const EXPLAIN: HeaderName = HeaderName::from_static("requestrocket-explain");
 /// Most ids of one kind that are listed; `…` follows where there are more.
 const IDS_MAX: usize = 8;
 
-/// What became of a request, as far as its record is made when the answer begins. Of one that
-/// another region served: what its gateway told, `there`, and the way.
-pub fn header(record: &Record, code: Code, there: Option<&HeaderValue>) -> Option<HeaderValue> {
+/// What became of a request, as far as its record is made when the answer begins, with what it has
+/// spent until then. Of one that another region served: what its gateway told, `there`, and the way.
+pub fn header(
+    record: &Record,
+    spent: &[MeterSpend],
+    code: Code,
+    there: Option<&HeaderValue>,
+) -> Option<HeaderValue> {
     if let Some(there) = there {
         return beyond(record, there);
     }
@@ -28,6 +33,11 @@ pub fn header(record: &Record, code: Code, there: Option<&HeaderValue>) -> Optio
     for time in &record.stages {
         let _ = write!(line, ", {};us={}", time.stage.name(), time.us);
         decision(&mut line, record, time.stage);
+        if time.stage == Stage::Limit {
+            let spent = spent.iter();
+            let spent = spent.map(|spend| format!("{}:{}", spend.meter, spend.tokens));
+            list(&mut line, "spent", spent);
+        }
     }
     HeaderValue::from_str(&line).ok()
 }
@@ -133,7 +143,7 @@ mod tests {
     }
 
     fn line(record: &Record, code: Code) -> String {
-        header(record, code, None)
+        header(record, &[], code, None)
             .unwrap()
             .to_str()
             .unwrap()
@@ -188,8 +198,17 @@ mod tests {
         );
         let there = HeaderValue::from_static("code=proxy-access-granted, version=41");
         assert_eq!(
-            header(&passed_on, Code::AccessGranted, Some(&there)).unwrap(),
+            header(&passed_on, &[], Code::AccessGranted, Some(&there)).unwrap(),
             "code=proxy-access-granted, version=41, passed-on;us=900;from=\"us\";to=\"eu\""
+        );
+        let counted = record(serde_json::json!({"stages": [{"stage": "limit", "us": 2}]}));
+        let spent = [("mtr_1", 1), ("mtr_2", 300)].map(|(meter, tokens)| MeterSpend {
+            meter: meter.into(),
+            tokens,
+        });
+        assert_eq!(
+            header(&counted, &spent, Code::AccessGranted, None).unwrap(),
+            "code=proxy-access-granted, version=42, limit;us=2;spent=\"mtr_1:1 mtr_2:300\""
         );
     }
 }

@@ -60,7 +60,7 @@ pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
     };
     let state = MeterState {
         id: refusal.meter.clone(),
-        name,
+        name: name.clone(),
         window: "concurrency".to_owned(),
         limit: refusal.spec.limit,
         window_s: 0,
@@ -77,6 +77,14 @@ pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
     };
     EarlyEnd::new(code, detail)
         .with(meter(vec![state], refused))
+        .header("ratelimit", format!("\"{name}\";r=0"))
+        .header(
+            "ratelimit-policy",
+            format!(
+                "\"{name}\";q={};qu=\"concurrent-requests\"",
+                refusal.spec.limit
+            ),
+        )
         .header("retry-after-ms", millis(refusal.retry_after))
         .header(
             "retry-after",
@@ -307,6 +315,18 @@ mod tests {
             lost,
             retry_after,
         }
+    }
+
+    #[test]
+    fn calls_in_flight_are_a_policy_of_their_own_unit() {
+        let end = in_flight(&no_slot(false, Duration::from_secs(1)));
+        let value = |name| {
+            let mut named = end.headers.iter().filter(|(header, _)| *header == name);
+            named.next().map(|(_, value)| value.as_str())
+        };
+        assert_eq!(value("ratelimit"), Some(r#""concurrency";r=0"#));
+        let policy = r#""concurrency";q=5;qu="concurrent-requests""#;
+        assert_eq!(value("ratelimit-policy"), Some(policy));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Watch for Settling {
                     self.spends.correct(&reserved, actual);
                     reserved.settle(actual, now_ns);
                 }
-                None => reserved.missed(),
+                None => self.spends.missed(reserved),
             }
         }
         rest
@@ -102,7 +102,7 @@ impl Drop for Settling {
                     self.spends.correct(&reserved, seen);
                     reserved.settle(seen, SystemClock.boot_ns());
                 }
-                _ => reserved.missed(),
+                _ => self.spends.missed(reserved),
             }
         }
     }

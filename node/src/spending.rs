@@ -166,12 +166,19 @@ struct Waits {
 
 /// What a request has spent of each meter so far; shared with what corrects it.
 #[derive(Clone, Debug, Default)]
-pub struct Spends(Rc<RefCell<Vec<MeterSpend>>>);
+pub struct Spends(Rc<RefCell<Spent>>);
+
+#[derive(Debug, Default)]
+struct Spent {
+    meters: Vec<MeterSpend>,
+    /// Those that were told no value.
+    missing: Vec<Arc<str>>,
+}
 
 impl Spends {
     /// So much was spent.
     pub fn add(&self, spent: MeterSpend) {
-        let mut known = self.0.borrow_mut();
+        let known = &mut self.0.borrow_mut().meters;
         match known.iter_mut().find(|known| known.meter == spent.meter) {
             Some(known) => known.tokens = known.tokens.saturating_add(spent.tokens),
             None => known.push(spent),
@@ -183,7 +190,7 @@ impl Spends {
         let Some(meter) = reserved.meter().shared_id() else {
             return;
         };
-        let mut known = self.0.borrow_mut();
+        let known = &mut self.0.borrow_mut().meters;
         match known.iter_mut().find(|known| known.meter == meter) {
             Some(known) => {
                 let others = known.tokens.saturating_sub(reserved.amount());
@@ -196,9 +203,26 @@ impl Spends {
         }
     }
 
-    /// All of it.
-    pub fn take(&self) -> Vec<MeterSpend> {
-        self.0.take()
+    /// Nobody has said what it has cost: what was set aside stays spent.
+    pub fn missed(&self, reserved: Reserved) {
+        if let Some(meter) = reserved.meter().shared_id() {
+            let missing = &mut self.0.borrow_mut().missing;
+            if !missing.contains(&meter) {
+                missing.push(meter);
+            }
+        }
+        reserved.missed();
+    }
+
+    /// What was spent of each meter until now.
+    pub fn by_now(&self) -> Vec<MeterSpend> {
+        self.0.borrow().meters.clone()
+    }
+
+    /// What was spent of each meter, and those that were told no value.
+    pub fn take(&self) -> (Vec<MeterSpend>, Vec<Arc<str>>) {
+        let spent = self.0.take();
+        (spent.meters, spent.missing)
     }
 }
 
@@ -273,7 +297,7 @@ impl Attempts {
         for reserved in sent.reserved {
             let same = |known: &mut Reserved| Arc::ptr_eq(known.meter(), reserved.meter());
             let earlier = self.reserved.extract_if(.., same);
-            earlier.for_each(Reserved::missed);
+            earlier.for_each(|earlier| self.spends.missed(earlier));
             self.reserved.push(reserved);
         }
         Ok(leave)
@@ -283,7 +307,8 @@ impl Attempts {
 impl Drop for Attempts {
     /// No answer came that could say what it has cost.
     fn drop(&mut self) {
-        self.reserved.drain(..).for_each(Reserved::missed);
+        let reserved = self.reserved.drain(..);
+        reserved.for_each(|reserved| self.spends.missed(reserved));
     }
 }
 

@@ -20,6 +20,7 @@ pub use crate::client::access::ControlArgs;
 use crate::client::add::AddArgs;
 use crate::client::completions::CompletionsArgs;
 use crate::client::health::HealthArgs;
+use crate::client::meters::{MetersArgs, RaiseArgs};
 use crate::client::objects::{CreateArgs, DeleteArgs, GetArgs, SetArgs};
 use crate::client::recover::RecoverArgs;
 use crate::client::regions::RegionsArgs;
@@ -108,9 +109,9 @@ pub enum Command {
     Recover(RecoverArgs),
     /// List attempts that matched no proxy, newest first, with the name that was probably meant.
     Unmatched(UnmatchedArgs),
-    /// Show how much of each meter is used now, the most used first.
+    /// Show how much of each meter is used now, the most used first; reset or raise one.
     Meters(MetersArgs),
-    /// Let a meter give more than its limits for a while; 100 percent ends it.
+    /// Let a meter give more than its limits for a while, as `meters raise` does.
     Raise(RaiseArgs),
     /// List the regions, with how far replication has come; make another one home.
     Regions(RegionsArgs),
@@ -312,40 +313,6 @@ pub struct VersionsArgs {
     #[arg(long)]
     pub cursor: Option<String>,
     /// How to show them.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-    /// Where the control plane is.
-    #[command(flatten)]
-    pub control: ControlArgs,
-}
-
-/// Arguments of `meters`.
-#[derive(Debug, Args)]
-pub struct MetersArgs {
-    /// How many.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub limit: u32,
-    /// How to show them.
-    #[arg(long, value_enum, default_value_t)]
-    pub output: Output,
-    /// Where the control plane is.
-    #[command(flatten)]
-    pub control: ControlArgs,
-}
-
-/// Arguments of `raise`.
-#[derive(Debug, Args)]
-pub struct RaiseArgs {
-    /// Id of the meter, `mtr_…`, whatever it hangs on; limits of a proxy's own are changed on the
-    /// proxy.
-    pub meter: String,
-    /// What it gives, in percent of its limits per window: 101 to 1,000; 100 ends it.
-    #[arg(long)]
-    pub percent: u64,
-    /// How long, in seconds: 1 to 86,400.
-    #[arg(long, default_value_t = 3_600)]
-    pub seconds: u64,
-    /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
     /// Where the control plane is.

@@ -17,7 +17,7 @@ impl Command {
             Self::Changes(args) => args.output,
             Self::Test(args) => args.output,
             Self::Recover(args) => args.output,
-            Self::Meters(args) => args.output,
+            Self::Meters(args) => args.output(),
             Self::Raise(args) => args.output,
             Self::List(args) => args.output,
             Self::Get(args) => args.output,

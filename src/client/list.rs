@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::kinds::Kind;
 use super::records::shown;
+use super::table::table;
 use super::versions::label;
 use crate::cli::{ControlArgs, Output};
 use crate::say;
@@ -110,28 +111,6 @@ fn secret(credential: &Value) -> String {
         words.push(format!("expires {}", shown(at)));
     }
     words.join(" ")
-}
-
-/// Cells in columns; what is empty at the end of a line is left out.
-fn table(rows: Vec<Vec<String>>) -> Vec<String> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |at: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(at));
-        cells
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths);
-        let cells = cells.filter(|(_, width)| **width > 0);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]

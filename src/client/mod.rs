@@ -32,6 +32,7 @@ mod sdks;
 mod secrets;
 mod strict_json;
 pub mod suggest_rules;
+mod table;
 pub mod tail;
 pub mod telemetry;
 pub mod test;

@@ -271,6 +271,7 @@ fn so_many_calls_are_in_flight_and_an_ended_one_makes_place() {
     let refused = proxy.get("/");
     assert_eq!(refused.outcome(), (429, "rate-limited"));
     assert_eq!(refused.json()["meters"][0]["window"], "concurrency");
+    assert_eq!(gateway.metric("requestrocket_limit_refusals_total"), 1.0);
     assert!(refused.field("retry-after").is_some());
     gate.open();
     for connection in &mut open {
@@ -294,6 +295,8 @@ fn held_callers_are_served_in_order_within_their_time_and_others_refused_at_once
         json!({"limits": [limit], "at_limit": {"hold": hold}}),
     );
     let mut open = send(&gateway, &proxy, 10);
+    let waiting = || gateway.metric("requestrocket_limit_callers_held");
+    wait_for("callers that wait", || (waiting() >= 1.0).then_some(()));
     // Three pass each second.
     for (at, connection) in open.iter_mut().enumerate() {
         let answer = connection.read().expect("an answer");
@@ -301,6 +304,7 @@ fn held_callers_are_served_in_order_within_their_time_and_others_refused_at_once
     }
     assert_eq!(upstream.seen().len(), 10);
     assert!(gateway.metric("requestrocket_limit_held_total") >= 5.0);
+    wait_for("nobody that waits", || (waiting() == 0.0).then_some(()));
 
     // A day's limit that is used up gives nothing within five seconds.
     let hold = json!({"max_wait_ms": 5_000});
@@ -417,6 +421,75 @@ fn a_reset_forgets_what_was_used() {
     assert_eq!(granted((0..4).map(|_| proxy.get("/").status())), 2);
     let refused = proxy.get("/");
     assert_eq!(refused.json()["meters"][0]["id"], meter["id"]);
+}
+
+#[test]
+fn the_command_line_shows_resets_and_raises_a_meter() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::json("{}");
+    let proxy = gateway.proxy(&upstream.url());
+    let place = format!("/proxies/{}/meters", proxy.id);
+    let limits = json!([{"limit": 2, "window": "day"}, {"limit": 50, "window": "minute"}]);
+    let meter = gateway.create(&place, json!({"name": "vendor", "limits": limits}));
+    let id = meter["id"].as_str().expect("an id");
+    let other = gateway.create(&place, json!({"name": "other", "limits": minute(100)}));
+    let run = |arguments: &[&str]| {
+        let output = gateway.command(&[&["meters"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), text + &said)
+    };
+    let passes = || {
+        wait_for("a first one", || {
+            (proxy.get("/").status() == 200).then_some(())
+        });
+        assert_eq!(granted((0..3).map(|_| proxy.get("/").status())), 1);
+    };
+    passes();
+    let shown = wait_for("what is used", || {
+        let (done, said) = run(&["--meter", id]);
+        (done && said.contains("2 of 2")).then_some(said)
+    });
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(
+        lines[0].starts_with("meter ") && lines[0].contains(" used "),
+        "{shown}"
+    );
+    assert_eq!(lines.len(), 3, "a line for each limit: {shown}");
+    assert!(
+        lines[1].contains("vendor") && lines[1].contains("100 %"),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains(other["id"].as_str().expect("an id")),
+        "{shown}"
+    );
+
+    let (done, said) = run(&["reset", id]);
+    assert!(done && said.contains("reset once"), "{said}");
+    passes();
+    let (done, said) = run(&["reset", id, "--output", "json"]);
+    let told: Value = serde_json::from_str(&said).expect("one JSON text");
+    assert!(done && told["resets"] == 2, "{said}");
+    passes();
+    let (done, said) = run(&["raise", id, "--percent", "150", "--seconds", "60"]);
+    assert!(done && said.contains("150 percent"), "{said}");
+    wait_for("one more", || {
+        (proxy.get("/").status() == 200).then_some(())
+    });
+    let (done, said) = run(&["--limit", "1", "--output", "json"]);
+    let told: Value = serde_json::from_str(&said).expect("one JSON text");
+    assert!(
+        done && told["items"].as_array().map(Vec::len) == Some(1),
+        "{said}"
+    );
+
+    let (done, said) = run(&["reset", &proxy.id]);
+    assert!(!done && said.contains("on the proxy"), "{said}");
+    let (done, said) = run(&["reset", "../x"]);
+    assert!(!done && said.contains("list meters"), "{said}");
+    let (done, said) = run(&["--limit", "1", "reset", id]);
+    assert!(!done && said.contains("cannot be used with"), "{said}");
 }
 
 /// Every bad meter is refused with the place and a code; none of them changes anything.

@@ -256,6 +256,45 @@ fn a_call_without_an_answer_stays_at_its_estimate_and_is_counted() {
 }
 
 #[test]
+fn a_record_says_which_meter_was_told_no_value() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::start(|request, connection| {
+        match request.target().rsplit('/').next() {
+            Some("lost") => return After::Close,
+            Some("silent") => connection.send(json_answer("200 OK", "{}")),
+            _ => connection.send(answer(30)),
+        }
+        After::Keep
+    });
+    let proxy = gateway.proxy(&upstream.url());
+    let meter = budget(
+        &gateway,
+        &proxy,
+        json!({"template": "openai_chat", "estimate": 100}),
+    );
+    let id = meter["id"].as_str().expect("an id");
+    let record = |path: &str| {
+        let answer = proxy.send(&proxy.request("POST", path).json("{}"));
+        gateway.record(answer.field("requestrocket-request-id").expect("an id"))
+    };
+    for (path, missing, spent) in [
+        ("/told", json!([]), 30),
+        ("/silent", json!([id]), 100),
+        ("/lost", json!([id]), 100),
+    ] {
+        let record = record(path);
+        assert_eq!(record["value_missing"], missing, "{path}: {record}");
+        let spends = json!([{"meter": id, "tokens": spent}]);
+        assert_eq!(record["meters"], spends, "{path}: {record}");
+    }
+    let found = gateway.get(&format!("/records?value_missing={id}"));
+    let paths: Vec<_> = (found["items"].as_array().expect("records").iter())
+        .map(|one| one["path"].as_str().expect("a path"))
+        .collect();
+    assert_eq!(paths, ["/lost", "/silent"], "{found}");
+}
+
+#[test]
 fn money_is_weighed_and_headers_count() {
     let gateway = Gateway::start();
     let body = r#"{"usage":{"output_tokens":12}}"#;

@@ -63,7 +63,7 @@ fn main() {
         ),
     ];
     for (name, rows) in cases {
-        let metering = Metering::new(rows, Arc::clone(&limits), limits.newcomers(1));
+        let metering = Metering::new(rows, 0, Arc::clone(&limits), limits.newcomers(1));
         let metering = metering.expect("few meters");
         Case {
             metering,

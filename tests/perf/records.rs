@@ -152,6 +152,7 @@ impl Random {
             method_overridden: Some(false),
             events: Vec::new(),
             events_dropped: 0,
+            value_missing: Vec::new(),
         }
     }
 

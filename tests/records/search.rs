@@ -114,6 +114,7 @@ pub fn every_field_selects(records: &Records) {
         proto::record::Stage::Forward,
         7,
     )];
+    rich.value_missing = vec!["mtr_9".into()];
     rich.meters = vec![MeterSpend {
         meter: "mtr_8".into(),
         tokens: 1,
@@ -184,6 +185,7 @@ pub fn every_field_selects(records: &Records) {
         ("meter", "mtr_7".into()),
         ("cause", "empty".into()),
         ("spent", "mtr_8".into()),
+        ("value_missing", "mtr_9".into()),
         ("denied_by", "target_credential".into()),
         ("endpoint", "eu.example:443".into()),
         ("forwarded_to", "us".into()),

@@ -79,6 +79,23 @@ impl Policy for MeterKind {
     }
 }
 
+/// Refuses the name of a proxy, which is what its own limits go by in answers and lists, where an
+/// act on a meter is asked for.
+///
+/// # Errors
+/// 422, saying what can be done instead.
+pub(super) fn refuse_proxy(config: &OrgConfig, name: &str) -> Result<(), Refusal> {
+    let proxy = name.parse().ok().map(ObjectId::Proxy);
+    let Some(id) = proxy.filter(|id| config.object(*id).is_some()) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{id} is a proxy, and its own limits are no meter: change `limits` on the proxy, or give \
+         it a meter (`POST …/proxies/{id}/meters`) in their place"
+    );
+    Err(Refusal::invalid(vec![Problem::new("", "no-meter", detail)]))
+}
+
 /// The organisation that the path names, as what meters hang on.
 enum Organisation {}
 

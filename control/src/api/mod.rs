@@ -42,6 +42,7 @@ pub mod recovery;
 pub(crate) mod recovery_schemas;
 pub mod regions;
 pub mod replication;
+pub mod reset;
 pub mod revocations;
 pub mod rules;
 pub mod schemas;
@@ -78,6 +79,7 @@ pub fn routes() -> Vec<Route> {
         filters::routes(),
         meters::routes(),
         raise::routes(),
+        reset::routes(),
         usage::routes(),
         changes::routes(),
         explain::routes(),

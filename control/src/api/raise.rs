@@ -11,7 +11,6 @@ use proto::org::Role;
 use proto::problem::Problem;
 use proto::raise::{PERCENT, Raise, SECONDS};
 use proto::store::{Op, StoreError};
-use proto::tree::OrgConfig;
 use proto::{checks, wire};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::Refusal;
+use super::meters::refuse_proxy;
 use super::{objects, shape, write};
 use crate::audit;
 use crate::openapi::schemas;
@@ -90,19 +90,6 @@ async fn raise(call: OrgCall) -> Result<Answer, Refusal> {
     Ok(Answer::json(json!({
         "meter_id": id, "percent": input.percent, "seconds": seconds,
     })))
-}
-
-/// Refuses the name of a proxy, which is what its own limits go by in answers and lists.
-fn refuse_proxy(config: &OrgConfig, name: &str) -> Result<(), Refusal> {
-    let proxy = name.parse().ok().map(ObjectId::Proxy);
-    let Some(id) = proxy.filter(|id| config.object(*id).is_some()) else {
-        return Ok(());
-    };
-    let detail = format!(
-        "{id} is a proxy, and its own limits are no meter: change `limits` on the proxy, or give \
-         it a meter (`POST …/proxies/{id}/meters`) in their place"
-    );
-    Err(Refusal::invalid(vec![Problem::new("", "no-meter", detail)]))
 }
 
 /// What is wrong with raising a meter that gives nothing per window.

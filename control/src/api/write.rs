@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proto::id::OrgId;
 use proto::object::{Body, Object, ObjectId};
+use proto::problem::Problem;
 use proto::seal::NewSecret;
 use proto::store::StoreError;
 use proto::tree::{ApplyError, Change, Operation, SecretChange, TreeError};
@@ -88,19 +89,39 @@ pub async fn change_with<R: Resource>(
     manner: Manner,
     secret: SecretChange,
 ) -> Result<Answer, Refusal> {
-    let (rights, verdict) = (rights(call)?, Verdict::default());
     let document = call.request.body.clone();
+    let edit = move |before: &R::Model| changed::<R>(before, &document, manner);
+    edited::<R>(call, edit, secret).await
+}
+
+/// Changes the object that the path names by what it is when it is written.
+///
+/// # Errors
+/// Whatever stands against it.
+pub async fn edit<R: Resource>(
+    call: &OrgCall,
+    edit: impl Fn(&R::Model) -> Result<R::Model, Vec<Problem>> + Send + Sync + 'static,
+) -> Result<Answer, Refusal> {
+    edited::<R>(call, edit, SecretChange::Keep).await
+}
+
+async fn edited<R: Resource>(
+    call: &OrgCall,
+    edit: impl Fn(&R::Model) -> Result<R::Model, Vec<Problem>> + Send + Sync + 'static,
+    secret: SecretChange,
+) -> Result<Answer, Refusal> {
+    let (rights, verdict) = (rights(call)?, Verdict::default());
     let kept = verdict.clone();
     let change: Change = Arc::new(move |body: &Body| {
         let Some(before) = R::model(body) else {
             return Err(kept.keep(Refusal::not_found()));
         };
-        let after = changed::<R>(before, &document, manner)?;
-        let edit = Edit {
+        let after = edit(before)?;
+        let judged = Edit {
             before: Some(before),
             after: Some(&after),
         };
-        R::guard(&rights, &edit).map_err(|refusal| kept.keep(refusal))?;
+        R::guard(&rights, &judged).map_err(|refusal| kept.keep(refusal))?;
         Ok(R::with_model(body, after))
     });
     update::<R>(call, change, secret, verdict).await

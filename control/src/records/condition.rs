@@ -40,6 +40,7 @@ pub(super) enum Kind {
     Meter(String),
     RefusalCause(RefusalCause),
     Spent(String),
+    ValueMissing(String),
     DeniedBy(RecordScope),
     Rule(RuleId),
     Filter(FilterId),
@@ -102,6 +103,7 @@ impl Condition {
             Kind::Meter(id) => record.refused_by.iter().any(|one| one.meter == *id),
             Kind::RefusalCause(cause) => record.refused_by.iter().any(|one| one.cause == *cause),
             Kind::Spent(id) => record.meters.iter().any(|spend| *spend.meter == **id),
+            Kind::ValueMissing(id) => record.value_missing.iter().any(|of| **of == **id),
             Kind::DeniedBy(scope) => record.denials.iter().any(|denial| denial.scope == *scope),
             Kind::Rule(id) => {
                 let mut denials = record.denials.iter();

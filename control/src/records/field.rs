@@ -213,6 +213,12 @@ pub const FIELDS: &[Field] = &[
         |t| Some(Kind::Spent(t.into())),
     ),
     field(
+        "value_missing",
+        "Id of a meter that counts values of answers and was told none",
+        TEXT,
+        |t| Some(Kind::ValueMissing(t.into())),
+    ),
+    field(
         "denied_by",
         "Scope whose rules, or whose default, refused it",
         "`proxy_credential`, `target_credential`, `proxy` or `target`",

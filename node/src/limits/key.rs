@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::memo;
+
 /// Where token states live in the store.
 pub const PREFIX: &str = "tokens/";
 
@@ -143,16 +145,19 @@ fn digest(meter: &str, kind: u8, value: &[u8]) -> Digest {
     let mut rest = &mut buffer[..];
     let fits = parts.iter().all(|part| rest.write_all(part).is_ok());
     let used = SHORT - rest.len();
-    let hash = match buffer.get(..used) {
-        Some(whole) if fits => blake3::hash(whole),
+    match buffer.get(..used) {
+        Some(whole) if fits => memo::digest(whole, |whole| half(&blake3::hash(whole))),
         _ => {
             let mut hash = blake3::Hasher::new();
             parts.iter().for_each(|part| {
                 hash.update(part);
             });
-            hash.finalize()
+            half(&hash.finalize())
         }
-    };
+    }
+}
+
+fn half(hash: &blake3::Hash) -> Digest {
     let mut digest = Digest::default();
     let half = hash.as_bytes().iter();
     digest

@@ -25,9 +25,10 @@
 //! | `owner` | one key: what is known of it, the write that is due, what is lent and borrowed |
 //! | `exchange` | what nodes say to each other about tokens |
 //! | `broker`, `run` | all keys: who owns each, transactions, timers; the shell with the store |
+//! | `ramp` | pure: how many calls go to a store that was away |
 //! | `meter`, `token`, `tokens` | what the pipeline holds |
 //! | `waiting`, `hold` | who waits, and in which order |
-//! | `key`, `registry` | which meters there are, and how many at most |
+//! | `key`, `memo`, `registry` | which meters there are, and how many at most |
 //! | `view`, `published`, `refusal`, `without` | what callers and operators are told |
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
@@ -58,12 +59,14 @@ mod hold;
 mod key;
 mod learned;
 mod leased;
+mod memo;
 mod meter;
 mod owner;
 mod part;
 mod pauses;
 mod published;
 mod raises;
+mod ramp;
 mod refusal;
 mod registry;
 pub mod remembered;
@@ -203,6 +206,7 @@ impl Limits {
             Arc::clone(&shared.clock),
             settings.store_grace,
             Arc::clone(&shared.returned_ns),
+            Arc::clone(&shared.stats.refused),
         ));
         let place = Place {
             me: settings.incarnation,

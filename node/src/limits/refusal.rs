@@ -206,6 +206,52 @@ mod tests {
         assert_eq!(rate_limit(&[]), "");
     }
 
+    proptest::proptest! {
+        /// Both fields are a List of Items of RFC 9651, each a String with Integers of at most 15
+        /// digits, of one name in both.
+        #[test]
+        fn whatever_they_say_both_fields_can_be_parsed(
+            name in "[A-Za-z0-9._-]{0,64}",
+            limits in proptest::collection::vec(
+                (0..5_usize, 0..=proto::meter::LIMIT_MAX, proptest::num::u64::ANY), 1..4,
+            ),
+        ) {
+            let windows = [
+                Window::Second, Window::Minute, Window::Hour, Window::Day, Window::Month,
+            ];
+            let limits = limits.into_iter().map(|(window, limit, reset_ns)| LimitStatus {
+                window: windows[window],
+                limit,
+                remaining: limit,
+                reset: Duration::from_nanos(reset_ns),
+            });
+            let status = MeterStatus { limits: limits.collect(), ..status(&name, &[]) };
+            let status = [status];
+            let integer = |text: &str, key: &str| {
+                let digits = text.strip_prefix(key).expect("the key");
+                assert!(digits.len() <= 15 && digits.bytes().all(|b| b.is_ascii_digit()), "{text}");
+            };
+            let names = |field: &str, keys: [&str; 2]| -> Vec<String> {
+                let items = field.split(", ").map(|item| {
+                    let mut parts = item.split(';');
+                    let name = parts.next().expect("a name");
+                    let inner = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+                    let inner = inner.expect("a string");
+                    assert!(!inner.is_empty() && !inner.contains(['"', '\\']), "{inner}");
+                    for key in keys {
+                        integer(parts.next().expect("a parameter"), key);
+                    }
+                    assert!(parts.next().is_none(), "{item}");
+                    inner.to_owned()
+                });
+                items.collect()
+            };
+            let told = names(&rate_limit(&status), ["r=", "t="]);
+            assert_eq!(told, names(&rate_limit_policy(&status), ["q=", "w="]));
+            assert_eq!(told.len(), status[0].limits.len());
+        }
+    }
+
     #[test]
     fn retry_after_is_never_zero() {
         let check = |ms: u64, s: u64| {

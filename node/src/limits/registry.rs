@@ -11,6 +11,7 @@
 //! comes after one that took these finds room still.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,16 +41,64 @@ pub(super) struct Registry<T> {
 
 #[derive(Debug)]
 struct Shard<T> {
-    meters: HashMap<Digest, Arc<T>>,
+    meters: HashMap<Digest, Arc<T>, Mixed>,
     sweep_at: usize,
 }
 
 impl<T> Default for Shard<T> {
     fn default() -> Self {
         Self {
-            meters: HashMap::new(),
+            meters: HashMap::default(),
             sweep_at: SWEEP_MIN,
         }
+    }
+}
+
+/// Hashes digests, which are as good as random: they are mixed with a number that nobody knows, so
+/// that nobody can look for some that fall on one place.
+#[derive(Clone, Debug)]
+struct Mixed(u64);
+
+impl Default for Mixed {
+    fn default() -> Self {
+        Self(RandomState::new().build_hasher().finish() | 1)
+    }
+}
+
+impl BuildHasher for Mixed {
+    type Hasher = Mixing;
+
+    fn build_hasher(&self) -> Mixing {
+        Mixing {
+            secret: self.0,
+            hash: self.0,
+        }
+    }
+}
+
+struct Mixing {
+    secret: u64,
+    hash: u64,
+}
+
+impl Hasher for Mixing {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let rest = rest
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
+        for word in words.chain([rest]) {
+            let product = u128::from(self.hash ^ word) * u128::from(self.secret);
+            self.hash = (product >> 64) as u64 ^ product as u64;
+        }
+    }
+
+    /// The length, which all have.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.hash
     }
 }
 
@@ -194,6 +243,31 @@ mod tests {
     use super::*;
 
     const SECOND_NS: u64 = 1_000_000_000;
+
+    /// Other places for each process, and none that many fall on: of digests that differ in one
+    /// byte each half of the bits of their hashes is another one.
+    #[test]
+    fn digests_are_spread_by_what_nobody_knows() {
+        let (one, other) = (Mixed::default(), Mixed::default());
+        let digests: Vec<Digest> = (0..16)
+            .flat_map(|at| {
+                (1..=255).map(move |byte| {
+                    let mut digest = [7; 16];
+                    digest[at] ^= byte;
+                    digest
+                })
+            })
+            .collect();
+        let places = |mixed: &Mixed| {
+            let places = digests.iter().map(|digest| mixed.hash_one(digest) % 4_096);
+            places.collect::<Vec<u64>>()
+        };
+        let (here, there) = (places(&one), places(&other));
+        assert_ne!(here, there);
+        let mut most = [0_u32; 4_096];
+        here.iter().for_each(|at| most[*at as usize] += 1);
+        assert!(most.iter().all(|n| *n <= 12), "4,080 on as many places");
+    }
 
     #[test]
     fn so_many_new_keys_come_in_a_second() {

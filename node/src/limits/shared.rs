@@ -77,8 +77,10 @@ pub struct Stats {
     pub swept: AtomicU64,
     /// Requests that waited for their turn.
     pub held: AtomicU64,
-    /// Refused draws.
-    pub refused: AtomicU64,
+    /// Requests that wait for their turn now.
+    pub holding: AtomicU64,
+    /// Refused draws, and refused calls in flight: their slots count here too.
+    pub refused: Arc<AtomicU64>,
     /// Asks to owners on other nodes.
     pub peer_asks: AtomicU64,
     /// Parts lent to other nodes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::meter::{Limit, Window};
+use proto::meter::Limit;
 
 use super::meter::{Draw, Meter};
 use super::refusal::{Mode, Refusal};
@@ -25,13 +25,6 @@ pub struct MeterSet {
     least: Arc<[u64]>,
     /// Which of them further attempts of the request spend too, one bit each.
     repeats: u8,
-}
-
-/// A meter that is put in order.
-struct Placed {
-    slowest: Option<Window>,
-    meter: Arc<Meter>,
-    repeats: bool,
 }
 
 /// What a draw from several meters gives.
@@ -63,33 +56,28 @@ impl MeterSet {
     ///
     /// # Errors
     /// As [`MeterSet::new`].
-    pub fn repeating(meters: Vec<(Arc<Meter>, bool)>) -> Result<Self, TooManyMeters> {
+    pub fn repeating(mut meters: Vec<(Arc<Meter>, bool)>) -> Result<Self, TooManyMeters> {
+        meters.sort_by_key(|(meter, _)| std::cmp::Reverse(meter.slowest()));
+        Self::ordered(meters)
+    }
+
+    /// The same of meters that come the slowest first.
+    ///
+    /// # Errors
+    /// As [`MeterSet::new`].
+    pub fn ordered(meters: Vec<(Arc<Meter>, bool)>) -> Result<Self, TooManyMeters> {
         if meters.is_empty() {
             return Ok(Self::default());
         }
-        let mut ordered: Vec<Placed> = Vec::with_capacity(meters.len());
-        for (meter, repeats) in meters {
-            match ordered
-                .iter_mut()
-                .find(|known| Arc::ptr_eq(&known.meter, &meter))
-            {
-                Some(known) => known.repeats |= repeats,
-                None => ordered.push(Placed {
-                    slowest: meter.slowest(),
-                    meter,
-                    repeats,
-                }),
-            }
+        let meters = once(meters);
+        if meters.len() > METERS_MAX {
+            return Err(TooManyMeters(meters.len()));
         }
-        if ordered.len() > METERS_MAX {
-            return Err(TooManyMeters(ordered.len()));
-        }
-        ordered.sort_by_key(|placed| std::cmp::Reverse(placed.slowest));
-        let bits = ordered.iter().enumerate();
-        let bits = bits.map(|(at, placed)| u8::from(placed.repeats) << at);
+        let bits = meters.iter().enumerate();
+        let bits = bits.map(|(at, (_, repeats))| u8::from(*repeats) << at);
         Ok(Self {
             repeats: bits.fold(0, |all, bit| all | bit),
-            meters: ordered.into_iter().map(|placed| placed.meter).collect(),
+            meters: meters.into_iter().map(|(meter, _)| meter).collect(),
             least: Arc::default(),
         })
     }
@@ -189,6 +177,27 @@ impl MeterSet {
         }
         DrawAll::Drawn(tokens)
     }
+}
+
+/// Each meter once; one that is named twice is spent again where either says so.
+fn once(meters: Vec<(Arc<Meter>, bool)>) -> Vec<(Arc<Meter>, bool)> {
+    let (mut rest, mut twice) = (meters.as_slice(), false);
+    while let Some(((first, _), others)) = rest.split_first() {
+        twice |= others.iter().any(|(other, _)| Arc::ptr_eq(first, other));
+        rest = others;
+    }
+    if !twice {
+        return meters;
+    }
+    let mut known: Vec<(Arc<Meter>, bool)> = Vec::with_capacity(meters.len());
+    for (meter, repeats) in meters {
+        let mut same = known.iter_mut().filter(|(one, _)| Arc::ptr_eq(one, &meter));
+        match same.next() {
+            Some((_, known)) => *known |= repeats,
+            None => known.push((meter, repeats)),
+        }
+    }
+    known
 }
 
 /// A request that waits for one of its meters, with the tokens of the slower ones in hand.

@@ -33,7 +33,7 @@ pub enum OnHold {
     Ended,
 }
 
-/// Tells of a request that is held, and, when it is dropped, that it is no more.
+/// Counts and tells of a request that is held, and, when it is dropped, that it is no more.
 struct Held<'h, F: FnMut(OnHold, Option<Arc<str>>)> {
     meter: &'h Meter,
     on_hold: &'h mut F,
@@ -41,6 +41,9 @@ struct Held<'h, F: FnMut(OnHold, Option<Arc<str>>)> {
 
 impl<'h, F: FnMut(OnHold, Option<Arc<str>>)> Held<'h, F> {
     fn begins(meter: &'h Meter, on_hold: &'h mut F) -> Self {
+        let stats = &meter.shared.stats;
+        stats.held.fetch_add(1, Ordering::Relaxed);
+        stats.holding.fetch_add(1, Ordering::Relaxed);
         on_hold(OnHold::Began, meter.shared_id());
         Self { meter, on_hold }
     }
@@ -48,6 +51,11 @@ impl<'h, F: FnMut(OnHold, Option<Arc<str>>)> Held<'h, F> {
 
 impl<F: FnMut(OnHold, Option<Arc<str>>)> Drop for Held<'_, F> {
     fn drop(&mut self) {
+        self.meter
+            .shared
+            .stats
+            .holding
+            .fetch_sub(1, Ordering::Relaxed);
         (self.on_hold)(OnHold::Ended, self.meter.shared_id());
     }
 }
@@ -132,7 +140,6 @@ impl Waiting {
             let before = before.saturating_add(elsewhere / self.amount.max(1));
             return refused(Cause::Empty, before);
         }
-        meter.shared.stats.held.fetch_add(1, Ordering::Relaxed);
         let _held = Held::begins(meter, on_hold);
         let over = tokio::time::sleep(max_wait);
         tokio::pin!(over);

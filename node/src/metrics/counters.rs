@@ -89,7 +89,7 @@ pub(super) fn of_limits(limits: &Stats) -> [Plain<'_>; 13] {
         ),
         (
             "requestrocket_limit_refusals_total",
-            "Draws that a rate limit refused.",
+            "Requests that a rate limit or a limit of calls in flight refused.",
             &limits.refused,
         ),
         (

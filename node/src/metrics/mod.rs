@@ -360,10 +360,7 @@ impl Metrics {
         shared.configuration.collect(&mut out);
         let name = "requestrocket_requests_in_flight";
         out.gauge(name, "Requests in flight.").is(self.in_flight());
-        let help = "How far the wall clock is ahead of that of this node and its peers together.";
-        let family = out.gauge("requestrocket_limit_clock_ahead_seconds", help);
-        family.is(limits.clock_ahead_ns.load(Relaxed) as f64 / 1e9);
-        reasons::degraded(limits, &mut out);
+        reasons::limits(limits, &mut out);
         let help = "Nodes that this one is linked with.";
         let family = out.gauge("requestrocket_peers_linked", help);
         family.is(shared.peers.linked.load(Relaxed));

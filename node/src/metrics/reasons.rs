@@ -1,4 +1,4 @@
-//! Counts by reason: why callers were refused, and why targets did not answer.
+//! Counts by reason: why callers were refused, why targets did not answer, how limits stand.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -32,8 +32,15 @@ pub(super) fn collect(shared: &Shared, out: &mut Families) {
     }
 }
 
-/// For how long limits went by what they do without owner and store, and how many do now.
-pub(super) fn degraded(limits: &Stats, out: &mut Families) {
+/// Who waits at limits, how far the own clock is off, and for how long limits went by what they do
+/// without owner and store.
+pub(super) fn limits(limits: &Stats, out: &mut Families) {
+    let help = "Callers that wait for their turn at a rate limit now.";
+    let family = out.gauge("requestrocket_limit_callers_held", help);
+    family.is(limits.holding.load(Relaxed));
+    let help = "How far the wall clock is ahead of that of this node and its peers together.";
+    let family = out.gauge("requestrocket_limit_clock_ahead_seconds", help);
+    family.is(limits.clock_ahead_ns.load(Relaxed) as f64 / 1e9);
     let name = "requestrocket_limit_degraded_seconds_total";
     let help = "Seconds, summed over the keys of limits, in which callers asked for tokens and \
                 neither the owner nor etcd gave any, by what the limit does then.";

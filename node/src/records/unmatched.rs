@@ -74,6 +74,7 @@ pub fn record(exchange: &Exchange, origin: &Origin, method: Cow<'static, str>) -
         method_overridden: None,
         events: Vec::new(),
         events_dropped: 0,
+        value_missing: Vec::new(),
     }
 }
 

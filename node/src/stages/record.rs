@@ -206,6 +206,7 @@ impl Recorder {
             method_overridden: notes.method_overridden,
             events,
             events_dropped,
+            value_missing: Vec::new(),
         }
     }
 }
@@ -244,7 +245,8 @@ pub struct Closing {
     /// Who is told of it, while traces are exported.
     traced: Option<Traced>,
     bodies: Option<Box<Bodies>>,
-    spends: Spends,
+    /// What it has spent, by now.
+    pub spends: Spends,
 }
 
 impl Closing {
@@ -350,7 +352,7 @@ impl Closing {
         record.client_aborted = code == Code::ClientAborted;
         record.status = self.status;
         record.payload = self.bodies.take().map(|bodies| bodies.payload());
-        record.meters = self.spends.take();
+        (record.meters, record.value_missing) = self.spends.take();
     }
 }
 

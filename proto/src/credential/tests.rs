@@ -89,6 +89,22 @@ fn the_age_of_facts_is_bounded_on_both_sides() {
 }
 
 #[test]
+fn callers_have_a_priority_of_one_digit() {
+    for (kind, priority, expected) in [
+        ("proxy", 0, vec![]),
+        ("proxy", 9, vec![]),
+        ("proxy", 10, vec!["/priority range"]),
+        ("target", 0, vec![]),
+        ("target", 1, vec!["/priority not-applicable"]),
+    ] {
+        let credential = serde_json::json!({
+            "kind": kind, "auth_type": "none", "priority": priority
+        });
+        assert_eq!(codes(credential), expected, "{kind} {priority}");
+    }
+}
+
+#[test]
 fn secrets_must_fit_the_type_and_be_strong() {
     let check = |kind: &str, auth_type: &str, secret: serde_json::Value, expected: &[&str]| {
         let mut credential: Credential = serde_json::from_value(serde_json::json!({

@@ -144,8 +144,8 @@ pub struct Holding {
     /// Most callers that wait on one node; 1 to 4,000. Default 100.
     #[serde(default = "max_waiting_default")]
     pub max_waiting: u32,
-    /// Header with a digit, 0 (the default) to 9: higher ones go first. Within one, the first come
-    /// is the first served.
+    /// Header with a digit, 0 to 9: higher ones go first. A request without one has the `priority`
+    /// of its caller's credential, by default 0. Within one, the first come is the first served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_header: Option<String>,
 }

@@ -161,6 +161,11 @@ pub struct Record {
     /// How much more happened than `events` has room for.
     #[serde(default)]
     pub events_dropped: u32,
+    /// Meters that count values of answers and that this one told nothing, by their ids: what was
+    /// set aside for it stays spent.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub value_missing: Vec<Arc<str>>,
 }
 
 /// What one request has spent of one meter.
@@ -214,6 +219,8 @@ pub const FIELDS_BEFORE_PRESENTED: usize = 43;
 pub const FIELDS_BEFORE_REFUSED_BY: usize = 44;
 /// Fields of a [`Record`] before `events`, likewise.
 pub const FIELDS_BEFORE_EVENTS: usize = 46;
+/// Fields of a [`Record`] before `value_missing`, likewise.
+pub const FIELDS_BEFORE_VALUE_MISSING: usize = 48;
 
 impl Record {
     /// The same without bodies, as lists and followers get it.

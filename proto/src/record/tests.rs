@@ -103,6 +103,7 @@ pub(crate) fn full() -> Record {
             count: Some(2),
         }],
         events_dropped: 1,
+        value_missing: vec!["mtr_0000000000000000000000000a".into()],
     }
 }
 
@@ -152,6 +153,12 @@ pub(crate) fn without_refused_by(mut record: Record) -> Record {
 pub(crate) fn without_events(mut record: Record) -> Record {
     record.events.clear();
     record.events_dropped = 0;
+    without_value_missing(record)
+}
+
+/// The same as a release without `value_missing` would have it.
+pub(crate) fn without_value_missing(mut record: Record) -> Record {
+    record.value_missing.clear();
     record
 }
 

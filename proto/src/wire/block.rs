@@ -15,13 +15,15 @@ use super::{
 };
 use super::{SCHEMA_RECORD_BLOCK_2, SCHEMA_RECORD_BLOCK_25, SCHEMA_RECORD_BLOCK_28};
 use super::{
-    SCHEMA_RECORD_BLOCK_13, SCHEMA_RECORD_BLOCK_41, SCHEMA_RECORD_BLOCK_44, SCHEMA_RECORD_BLOCK_111,
+    SCHEMA_RECORD_BLOCK_13, SCHEMA_RECORD_BLOCK_41, SCHEMA_RECORD_BLOCK_44, SCHEMA_RECORD_BLOCK_49,
+    SCHEMA_RECORD_BLOCK_111,
 };
 use super::{begin, finish_with, payload, put, schema_of};
 use crate::id::OrgId;
 use crate::record::{
     FIELDS_BEFORE_ENDPOINTS, FIELDS_BEFORE_EVENTS, FIELDS_BEFORE_PAYLOAD, FIELDS_BEFORE_PRESENTED,
-    FIELDS_BEFORE_REFUSED_BY, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS, Record,
+    FIELDS_BEFORE_REFUSED_BY, FIELDS_BEFORE_SCRUB, FIELDS_BEFORE_SENDS,
+    FIELDS_BEFORE_VALUE_MISSING, Record,
 };
 
 // Stored without their organisation.
@@ -32,6 +34,7 @@ type WithoutPayload<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_PAYLOAD - 1 }>
 type WithoutPresented<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_PRESENTED - 1 }>;
 type WithoutRefusedBy<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_REFUSED_BY - 1 }>;
 type WithoutEvents<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_EVENTS - 1 }>;
+type WithoutValueMissing<'a> = First<StoredRecord<'a>, { FIELDS_BEFORE_VALUE_MISSING - 1 }>;
 
 /// Most bytes of a block's beginning: the frame's head, the organisation, the count.
 const HEAD_BYTES_MAX: usize = HEAD_BYTES + 17 + 9;
@@ -122,6 +125,7 @@ impl<'a> Block<'a> {
             | SCHEMA_RECORD_BLOCK_28
             | SCHEMA_RECORD_BLOCK_41
             | SCHEMA_RECORD_BLOCK_44
+            | SCHEMA_RECORD_BLOCK_49
             | SCHEMA_RECORD_BLOCK_111) => known,
             _ => SCHEMA,
         };
@@ -169,6 +173,9 @@ impl<'a> Iterator for Block<'a> {
             }
             SCHEMA_RECORD_BLOCK_44 => {
                 take(&mut self.rest).map(|record: WithoutEvents<'_>| record.0)
+            }
+            SCHEMA_RECORD_BLOCK_49 => {
+                take(&mut self.rest).map(|record: WithoutValueMissing<'_>| record.0)
             }
             _ => take(&mut self.rest),
         };
@@ -232,9 +239,11 @@ mod tests {
         block.map(|record| Ok(record?.to_record(org))).collect()
     }
 
-    /// Schema 49. When this fails, the layout changed: give it a new number and keep reading this
+    /// Schema 35. When this fails, the layout changed: give it a new number and keep reading this
     /// one.
-    const GOLDEN: &str = include_str!("record_block_49.hex");
+    const GOLDEN: &str = include_str!("record_block_35.hex");
+    /// Schema 49 as releases before `value_missing` stored it.
+    const GOLDEN_49: &str = include_str!("record_block_49.hex");
     /// Schema 44 as releases before `events` stored it.
     const GOLDEN_44: &str = include_str!("record_block_44.hex");
     /// Schema 13 as releases before `refused_by` stored it.
@@ -256,7 +265,7 @@ mod tests {
     #[test]
     fn earlier_schemas_are_still_read() {
         use crate::record::tests as earlier;
-        let releases: [(&str, Without); 7] = [
+        let releases: [(&str, Without); 8] = [
             (GOLDEN_2, earlier::without_sends),
             (GOLDEN_111, earlier::without_scrub),
             (GOLDEN_28, earlier::without_endpoints),
@@ -264,6 +273,7 @@ mod tests {
             (GOLDEN_41, earlier::without_presented),
             (GOLDEN_13, earlier::without_refused_by),
             (GOLDEN_44, earlier::without_events),
+            (GOLDEN_49, earlier::without_value_missing),
         ];
         for (golden, without) in releases {
             let golden = hex::decode(golden.trim()).unwrap();
@@ -272,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_49_has_these_bytes() {
+    fn schema_35_has_these_bytes() {
         assert_eq!(hex::encode(frame()), GOLDEN.trim());
         let golden = hex::decode(GOLDEN.trim()).unwrap();
         assert_eq!(read(&golden).unwrap(), records());

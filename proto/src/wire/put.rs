@@ -102,6 +102,8 @@ fn came_of_it(out: &mut Vec<u8>, record: &Record) -> Result<(), WireError> {
     number_of(out, record.method_overridden.map(u64::from));
     list(out, &record.events)?;
     number(out, record.events_dropped.into());
+    number(out, record.value_missing.len() as u64);
+    record.value_missing.iter().for_each(|id| text(out, id));
     Ok(())
 }
 
@@ -212,6 +214,7 @@ mod tests {
         bare.presented = None;
         (bare.refused_by, bare.method_overridden) = Default::default();
         (bare.events, bare.events_dropped) = Default::default();
+        bare.value_missing.clear();
         check(&bare);
         let mut given = full.clone();
         given.presented.as_mut().unwrap().hint = None;

@@ -80,6 +80,8 @@ pub struct StoredRecord<'a> {
     pub events: Cow<'a, [SpanEvent]>,
     #[serde(default)]
     pub events_dropped: u32,
+    #[serde(default)]
+    pub value_missing: Cow<'a, [Arc<str>]>,
 }
 
 impl<'a> StoredRecord<'a> {
@@ -133,6 +135,7 @@ impl<'a> StoredRecord<'a> {
             method_overridden: record.method_overridden,
             events: Cow::Borrowed(&record.events),
             events_dropped: record.events_dropped,
+            value_missing: Cow::Borrowed(&record.value_missing),
         }
     }
 
@@ -201,6 +204,7 @@ impl<'a> StoredRecord<'a> {
             method_overridden: self.method_overridden,
             events: self.events.to_vec(),
             events_dropped: self.events_dropped,
+            value_missing: self.value_missing.to_vec(),
         }
     }
 

@@ -222,6 +222,45 @@ async fn what_cannot_be_raised_is_told_with_what_to_do_instead() {
 }
 
 #[actix_web::test]
+async fn a_reset_is_a_version_that_counts_one_up_wherever_the_meter_hangs() {
+    let api = api().await;
+    let made = api.quick_path("admin").await;
+    let limited = json!({"name": "m", "limits": [{"limit": 10, "window": "day"}]});
+    let reset = |id: &str| format!("/orgs/acme/meters/{id}/reset");
+    for place in [
+        "/orgs/acme/meters".to_owned(),
+        format!("/orgs/acme/credentials/{}/meters", made.key),
+        format!("/orgs/acme/proxies/{}/meters", made.proxy),
+    ] {
+        let meter = api.post(Who::Admin, &place, limited.clone()).await.is(201);
+        let (id, version) = (meter.id(), meter.body["version"].as_u64().unwrap());
+        for times in 1..=2 {
+            let after = api.post(Who::Admin, &reset(&id), json!({})).await.is(200);
+            assert_eq!(after.body["resets"], times, "{}", after.text);
+            assert_eq!(after.body["version"], version + times, "{}", after.text);
+            assert_eq!(after.body["limits"], meter.body["limits"]);
+        }
+        // What was forgotten stays so, whatever a document says of the rest.
+        let one = format!("{place}/{id}");
+        let put = api.put(Who::Admin, &one, limited.clone()).await.is(200);
+        assert_eq!(put.body["resets"], 2, "{}", put.text);
+        api.post(Who::Member, &reset(&id), json!({})).await.is(403);
+    }
+    let own = api.post(Who::Admin, &reset(&made.proxy), json!({})).await;
+    let own = own.is(422);
+    assert!(own.text.contains("on the proxy"), "{}", own.text);
+    for unknown in [
+        "mtr_00000000000000000000000000",
+        "prx_00000000000000000000000000",
+        &made.target,
+    ] {
+        api.post(Who::Admin, &reset(unknown), json!({}))
+            .await
+            .is(404);
+    }
+}
+
+#[actix_web::test]
 async fn a_meter_by_a_claim_that_nobody_presents_is_warned_of() {
     let api = api().await;
     let made = api.quick_path("admin").await;

@@ -77,6 +77,7 @@ pub(super) struct Row {
     method_overridden: String,
     /// Their kinds.
     events: Vec<String>,
+    value_missing: Vec<String>,
 }
 
 impl Row {
@@ -148,6 +149,7 @@ impl Row {
             upstream_response_bytes: record.upstream_response_bytes,
             method_overridden: text(record.method_overridden.map(boolean)),
             events: texts(record.events.iter().map(|event| event.kind.as_str())),
+            value_missing: texts(&record.value_missing),
         }
     }
 

@@ -77,6 +77,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("upstream_response_bytes", "UInt64 DEFAULT 0"),
     ("method_overridden", "LowCardinality(String) DEFAULT ''"),
     ("events", "Array(LowCardinality(String)) DEFAULT []"),
+    ("value_missing", "Array(String) DEFAULT []"),
 ];
 
 /// Ids are looked for all over the table: a filter of Bloom for each granule says where not.

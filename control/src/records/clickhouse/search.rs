@@ -166,6 +166,7 @@ fn condition(Condition(kind): &Condition) -> Sql {
         Kind::Meter(id) => holds("refusing_meters", id),
         Kind::RefusalCause(cause) => holds("refusal_causes", cause.as_str()),
         Kind::Spent(id) => holds("meter_ids", id),
+        Kind::ValueMissing(id) => holds("value_missing", id),
         Kind::DeniedBy(scope) => holds("denying_scopes", scope.as_str()),
         Kind::Rule(id) => holds("rule_ids", &id.to_string()),
         Kind::Filter(id) => holds("filter_ids", &id.to_string()),

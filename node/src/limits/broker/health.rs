@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::{Asked, Broker, CALLS_MAX, Call, KEYS_PER_TXN, Slot};
 use crate::limits::key::PREFIX;
 use crate::limits::owner::{LATE_NS, Owner};
+use crate::limits::ramp::spread_ns;
 
 pub(super) const BACKOFF_MIN_NS: u64 = 10_000_000;
 pub(super) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
@@ -183,6 +184,7 @@ impl Broker {
     fn up(&mut self, now_ns: u64) {
         if matches!(self.health, Health::Down { .. }) {
             self.health = Health::Up;
+            self.ramp.answered(now_ns);
             info!("the store answers again; tokens come from it");
             self.shared.store_answers();
             for slot in std::mem::take(&mut self.stalled) {
@@ -205,7 +207,11 @@ impl Broker {
             reads,
             readable: reads,
         });
-        let retry_ns = now_ns.saturating_add(self.backoff_ns);
+        self.ramp.lost(now_ns);
+        // All nodes have lost it at once.
+        let seed = self.place.me.boot ^ self.place.me.node.rotate_left(32) ^ self.next_call;
+        let wait_ns = self.backoff_ns * 3 / 4 + spread_ns(seed, self.backoff_ns / 2);
+        let retry_ns = now_ns.saturating_add(wait_ns);
         self.backoff_ns = self.backoff_ns.saturating_mul(2).min(BACKOFF_MAX_NS);
         self.health = Health::Down {
             retry_ns,

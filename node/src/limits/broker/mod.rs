@@ -30,6 +30,7 @@ use super::codec;
 use super::exchange::{Item, Outbox};
 use super::meter::Meter;
 use super::owner::{Around, Owner, Place, Write};
+use super::ramp::Ramp;
 use super::revision_clock::{Asking, RevisionClock};
 use super::shared::Shared;
 
@@ -37,6 +38,8 @@ use super::shared::Shared;
 pub const KEYS_PER_TXN: usize = 60;
 /// Calls to the store at a time.
 pub const CALLS_MAX: usize = 8;
+/// Keys that have waited for the store go together: in this time they are through.
+const EVEN_S: u64 = 3;
 /// Keys looked at in one turn, so that a turn stays short.
 const LOOKS_PER_TURN: usize = KEYS_PER_TXN * CALLS_MAX;
 
@@ -89,6 +92,7 @@ pub struct Broker {
     next_id: u64,
     roster: Roster,
     budget: Budget,
+    ramp: Ramp,
     wall: Wall,
     /// When peers are told again that the store went back.
     return_told_ns: Option<u64>,
@@ -123,6 +127,7 @@ impl Broker {
             next_id: 1,
             roster: Roster::default(),
             budget: Budget::new(key_writes_max),
+            ramp: Ramp::new(EVEN_S),
             wall: Wall::default(),
             return_told_ns: None,
             outgoing: Vec::new(),
@@ -146,7 +151,10 @@ impl Broker {
                 .collect();
         }
         let mut calls: Vec<Call> = self.probe(now.boot_ns).into_iter().collect();
-        let room = CALLS_MAX.saturating_sub(self.calls.len());
+        let mut room = CALLS_MAX.saturating_sub(self.calls.len());
+        if !leaving {
+            room = self.ramp.room(now.boot_ns, room);
+        }
         let due: Vec<Slot> = self
             .looks
             .iter()
@@ -275,6 +283,7 @@ impl Broker {
         // Who has no clock takes no part of a calendar window; leaving, it gives back what it has.
         let able = store_up && (leaving || !self.wall.is_unfit() || !owner.has_calendar());
         let (me, hash) = (self.place.me.node, owner.key_hash());
+        let ready_ns = self.budget.ready_ns();
         let mut around = Around {
             now,
             clock_confirmed: self.wall.confirmed,
@@ -284,7 +293,7 @@ impl Broker {
             late: self.late,
             nodes: self.shared.nodes(),
             contact_ns: self.contact_ns,
-            may_write: may_write && (leaving || now.boot_ns >= self.budget.ready_ns()),
+            may_write: may_write && (leaving || now.boot_ns >= ready_ns),
             held_back: false,
             growth: self.budget.growth(),
             leaving,
@@ -304,7 +313,9 @@ impl Broker {
             self.budget.spend(now.boot_ns);
         } else if around.held_back {
             self.budget.hold_back();
-            owner.set_look_ns(owner.look_ns().max(self.budget.ready_ns()));
+            self.ramp.hold_back(now.boot_ns);
+            let ready_ns = ready_ns.max(self.ramp.ready_ns(now.boot_ns));
+            owner.set_look_ns(owner.look_ns().max(ready_ns));
         }
         self.next_id = around.next_id;
         let (out, key) = (around.out, owner.meter().store_key.clone());
@@ -359,6 +370,7 @@ impl Broker {
             .fetch_add(slots.len() as u64, Ordering::Relaxed);
         let id = self.next_call;
         self.next_call += 1;
+        self.ramp.called(sent_ns);
         let asked = Asked {
             sent_ns,
             asking: self.proofs.asking(),

@@ -16,6 +16,7 @@
 //! renewal on, and for that time its calls come on top, unless the meter says that they are ended
 //! then (`on_lost: cancel`).
 
+mod refusal;
 pub mod relayed;
 mod run;
 pub mod state;
@@ -33,6 +34,7 @@ use arc_swap::ArcSwap;
 use proto::meter::{LimitAnswer, StoreLoss};
 use tokio::sync::Notify;
 
+pub use refusal::SlotRefusal;
 pub use run::run;
 
 use super::clock::Clock;
@@ -48,8 +50,6 @@ pub const SLOT_TTL: Duration = Duration::from_secs(10);
 const REFUSED_NS: u64 = 50_000_000;
 /// How often a call looks whether its slot is lost.
 const LOST_LOOK: Duration = Duration::from_millis(250);
-/// When a refused caller may come again, where only the end of some call can help.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 const USED_BITS: u32 = 32;
 const USED_MASK: u64 = (1 << USED_BITS) - 1;
@@ -77,6 +77,8 @@ pub struct SlotShared {
     grace: Duration,
     /// When others found that the store went back; 0 for never.
     returned_ns: Arc<AtomicU64>,
+    /// How many were refused.
+    refused: Arc<AtomicU64>,
     asks: Mutex<Vec<Arc<Slots>>>,
     woken: Notify,
     stopping: AtomicBool,
@@ -113,19 +115,6 @@ pub struct SlotToken {
     slots: Arc<Slots>,
 }
 
-/// No slot for this call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotRefusal {
-    /// Id of the meter.
-    pub meter: String,
-    /// Its limit as refused callers see it.
-    pub spec: Arc<SlotSpec>,
-    /// Whether the store cannot be reached.
-    pub lost: bool,
-    /// When to come again.
-    pub retry_after: Duration,
-}
-
 impl SlotSpec {
     /// Whether nothing is admitted by slots that have ended.
     fn is_closed(&self) -> bool {
@@ -142,12 +131,19 @@ impl SlotToken {
 }
 
 impl SlotShared {
-    /// For a process. In `returned_ns` others say when they found that the store went back.
-    pub fn new(clock: Arc<dyn Clock>, grace: Duration, returned_ns: Arc<AtomicU64>) -> Self {
+    /// For a process. In `returned_ns` others say when they found that the store went back; in
+    /// `refused` is counted who was refused.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        grace: Duration,
+        returned_ns: Arc<AtomicU64>,
+        refused: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             clock,
             grace,
             returned_ns,
+            refused,
             asks: Mutex::default(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -328,15 +324,6 @@ impl Slots {
             asks.push(Arc::clone(self));
             drop(asks);
             self.shared.woken.notify_one();
-        }
-    }
-
-    fn refusal(&self) -> SlotRefusal {
-        SlotRefusal {
-            meter: self.key.id().to_owned(),
-            spec: self.spec.load_full(),
-            lost: self.lost.load(Ordering::Acquire),
-            retry_after: RETRY_AFTER,
         }
     }
 }

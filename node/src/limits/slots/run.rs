@@ -15,10 +15,13 @@ use super::relayed::Writing;
 use super::state::SlotState;
 use super::taker::{SlotWrite, Taker};
 use crate::limits::block::Opener;
+use crate::limits::ramp::Ramp;
 use crate::limits::revision_clock::RevisionClock;
 
 /// Calls to the store at a time.
 const CALLS_MAX: usize = 16;
+/// Slots are renewed every few seconds, each key by itself: in this time all are that have waited.
+const EVEN_S: u64 = 5;
 /// How long a leaving process tries to give back.
 const LEAVE: Duration = Duration::from_secs(1);
 /// Longest sleep; a timer further away is looked at again then.
@@ -31,6 +34,7 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
     let mut takers: HashMap<String, Taker> = HashMap::new();
     let mut due: BTreeSet<(u64, String)> = BTreeSet::new();
     let mut proofs = RevisionClock::default();
+    let mut ramp = Ramp::new(EVEN_S);
     let mut calls = FuturesUnordered::new();
     let mut leave_by_ns = None;
     loop {
@@ -49,23 +53,14 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
             leave_by_ns = Some(now_ns.saturating_add(crate::limits::nanos(LEAVE)));
             due = takers.keys().map(|key| (now_ns, key.clone())).collect();
         }
-        while calls.len() < CALLS_MAX {
-            let Some((at_ns, key)) = due.first().cloned().filter(|(at_ns, _)| *at_ns <= now_ns)
-            else {
-                break;
-            };
-            due.remove(&(at_ns, key.clone()));
-            let Some(taker) = takers.get_mut(&key) else {
-                continue;
-            };
-            if let Some(write) = taker.look(&proofs, now_ns, leaving) {
-                let (writing, key, asking) = (&writing, key.clone(), proofs.asking());
-                calls.push(async move {
-                    let outcome = send(writing, &key, write).await;
-                    (key, asking, outcome)
-                });
-            }
-            reschedule(&mut takers, &mut due, key);
+        let room = CALLS_MAX.saturating_sub(calls.len());
+        let instant = Instant { now_ns, leaving };
+        for (key, write) in looked(&mut takers, &mut due, (&proofs, &mut ramp), instant, room) {
+            let (writing, asking) = (&writing, proofs.asking());
+            calls.push(async move {
+                let outcome = send(writing, &key, write).await;
+                (key, asking, outcome)
+            });
         }
         if let Some(by_ns) = leave_by_ns
             && (calls.is_empty() || now_ns >= by_ns)
@@ -78,6 +73,10 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
         tokio::select! {
             Some((key, asking, outcome)) = calls.next(), if !calls.is_empty() => {
                 let now_ns = clock.boot_ns();
+                match &outcome {
+                    Ok(_) => ramp.answered(now_ns),
+                    Err(_) => ramp.lost(now_ns),
+                }
                 if let Some(revision) = outcome.as_ref().ok().map(TxnOutcome::revision)
                     && proofs.answered(asking, now_ns, revision)
                 {
@@ -93,6 +92,45 @@ pub async fn run(shared: Arc<SlotShared>, writing: Writing, me: Opener) {
             () = tokio::time::sleep(sleep), if calls.len() < CALLS_MAX => {}
         }
     }
+}
+
+/// What it is when keys are looked at.
+#[derive(Clone, Copy)]
+struct Instant {
+    now_ns: u64,
+    leaving: bool,
+}
+
+/// Looks at the keys that are due until so many are to be written.
+fn looked(
+    takers: &mut HashMap<String, Taker>,
+    due: &mut BTreeSet<(u64, String)>,
+    (proofs, ramp): (&RevisionClock, &mut Ramp),
+    Instant { now_ns, leaving }: Instant,
+    room: usize,
+) -> Vec<(String, SlotWrite)> {
+    let mut writes = Vec::new();
+    while writes.len() < room {
+        let Some((at_ns, key)) = due.first().cloned().filter(|(at_ns, _)| *at_ns <= now_ns) else {
+            break;
+        };
+        due.remove(&(at_ns, key.clone()));
+        let Some(taker) = takers.get_mut(&key) else {
+            continue;
+        };
+        let ready_ns = match leaving {
+            true => now_ns,
+            false => ramp.ready_ns(now_ns),
+        };
+        if let Some(write) = taker.look(proofs, (now_ns, ready_ns), leaving) {
+            ramp.called(now_ns);
+            writes.push((key.clone(), write));
+        } else if ready_ns > now_ns && taker.look_ns() == ready_ns {
+            ramp.hold_back(now_ns);
+        }
+        reschedule(takers, due, key);
+    }
+    writes
 }
 
 /// Takes what others have found.

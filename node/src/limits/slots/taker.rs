@@ -103,11 +103,11 @@ impl Taker {
         self.attempt.is_none() && !held && idle && self.look_ns == u64::MAX
     }
 
-    /// The write that is due now, if any; sets the next look.
+    /// The write that is due now, if any; sets the next look. Nothing is written before `ready_ns`.
     pub fn look(
         &mut self,
         proofs: &RevisionClock,
-        now_ns: u64,
+        (now_ns, ready_ns): (u64, u64),
         leaving: bool,
     ) -> Option<SlotWrite> {
         self.slots.asked.store(false, Ordering::Release);
@@ -148,6 +148,11 @@ impl Taker {
             let surplus_ns = self.surplus_since_ns;
             let over_ns = surplus_ns.map_or(u64::MAX, |since| since.saturating_add(SURPLUS_NS));
             self.look_ns = renew_ns.min(over_ns);
+            return None;
+        }
+        if now_ns < ready_ns {
+            self.full(&state, now_ns);
+            self.look_ns = ready_ns;
             return None;
         }
         // What is granted falls before it is written, and rises only after.

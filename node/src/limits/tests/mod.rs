@@ -1,6 +1,7 @@
 //! Tests of the limits: tables of the pure parts, whole meters over a store in memory, and the
 //! seeded simulation.
 
+mod away;
 mod block;
 mod breakages;
 mod bucket;
@@ -15,6 +16,7 @@ mod keys;
 pub(super) mod memory;
 mod meter;
 mod network;
+mod obeying;
 mod pauses;
 mod refused_writes;
 mod restored;

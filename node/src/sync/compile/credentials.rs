@@ -127,7 +127,7 @@ impl OrgCompiler<'_> {
             response_filters: filters(Direction::Response)?,
             request_filters: filters(Direction::Request)?,
             rules,
-            metering: self.metering(id, proxy_id, proxy)?,
+            metering: self.metering((id, credential.priority), proxy_id, proxy)?,
         })
     }
 

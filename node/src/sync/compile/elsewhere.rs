@@ -98,7 +98,7 @@ impl OrgCompiler<'_> {
     fn unmetered(&self) -> Result<Metering, String> {
         let limits = Arc::clone(&self.compiler.parts.limits);
         let newcomers = limits.newcomers(self.state.config.org.bits());
-        Metering::new(Vec::new(), limits, newcomers).map_err(|error| error.to_string())
+        Metering::new(Vec::new(), 0, limits, newcomers).map_err(|error| error.to_string())
     }
 
     /// The gateways of the regions that serve a proxy, with its URL there.

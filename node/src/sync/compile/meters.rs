@@ -48,7 +48,7 @@ impl OrgCompiler<'_> {
     /// The meters that may count requests of a caller with this credential through this proxy.
     pub(super) fn metering(
         &self,
-        caller: CredentialId,
+        (caller, priority): (CredentialId, u8),
         id: ProxyId,
         proxy: &Proxy,
     ) -> Result<Metering, String> {
@@ -70,7 +70,7 @@ impl OrgCompiler<'_> {
         }
         let limits = Arc::clone(&self.compiler.parts.limits);
         let newcomers = limits.newcomers(self.state.config.org.bits());
-        Metering::new(rows, limits, newcomers).map_err(|error| error.to_string())
+        Metering::new(rows, priority, limits, newcomers).map_err(|error| error.to_string())
     }
 
     fn row(

@@ -15,6 +15,7 @@ async fn a_store_that_gives_the_slots_to_others_is_not_lost() {
         Arc::new(SystemClock),
         Duration::from_millis(50),
         Arc::default(),
+        Arc::default(),
     );
     let spec = SlotSpec {
         name: String::new(),

@@ -28,7 +28,7 @@ impl One {
     /// A node without slots, of two that there are.
     fn new(on_store_loss: StoreLoss) -> Self {
         let grace = Duration::from_millis(300);
-        let shared = SlotShared::new(Arc::new(SystemClock), grace, Arc::default());
+        let shared = SlotShared::new(Arc::new(SystemClock), grace, Arc::default(), Arc::default());
         let spec = SlotSpec {
             name: String::new(),
             version: 1,
@@ -46,7 +46,7 @@ impl One {
     }
 
     fn look(&mut self, now_ns: u64) -> Option<SlotWrite> {
-        self.taker.look(&self.proofs, now_ns, false)
+        self.taker.look(&self.proofs, (now_ns, now_ns), false)
     }
 
     /// What is written for one that waits.

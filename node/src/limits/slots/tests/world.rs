@@ -176,7 +176,7 @@ impl World {
             boot: self.boots,
         };
         let grace = Duration::from_nanos(GRACE_NS);
-        let shared = SlotShared::new(Arc::new(NoClock), grace, Arc::default());
+        let shared = SlotShared::new(Arc::new(NoClock), grace, Arc::default(), Arc::default());
         let shared = Arc::new(shared);
         let changed = self.plan.change.filter(|(at_ns, _)| *at_ns <= self.now_ns);
         let spec = match changed {
@@ -385,7 +385,7 @@ impl World {
             return;
         };
         let granted = node.slots.granted();
-        let write = taker.look(&node.proofs, own_ns, false);
+        let write = taker.look(&node.proofs, (own_ns, own_ns), false);
         node.reschedule();
         let Some(write) = write else { return };
         let next = write.next.as_ref().map_or(0, |next| next.of(node.me));

@@ -4,15 +4,18 @@
 //! organisation, target, credentials and the proxy. Where none of them looks at the request, the
 //! set is ready beforehand and costs a request nothing but two counted references.
 
+mod gathered;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use proto::meter::value::ValueSet;
-use proto::meter::{Applies, LearnFrom, MeterSpec, WhenSet};
+use proto::meter::{Applies, LearnFrom, MeterSpec, WhenSet, Window};
 use proto::rule::Facts;
 
+use self::gathered::{Always, Gathered};
 use crate::learner::Learner;
 use crate::limits::{
     Limits, METERS_MAX, Meter, MeterKey, MeterSet, Newcomers, SlotSpec, Slots, TooManyMeters,
@@ -21,9 +24,14 @@ use crate::limits::{
 /// The meters that may count requests of one caller's credential through one proxy.
 #[derive(Debug)]
 pub struct Metering {
+    /// Those with the slowest window first, which is the order in which they are drawn.
     rows: Box<[Row]>,
+    /// What is the same whichever of them count.
+    always: Always,
     /// What applies to every request, where none has to be looked at.
     fixed: Option<Applied>,
+    /// How urgent its caller is where no header says so.
+    priority: u8,
     limits: Arc<Limits>,
     newcomers: Arc<Newcomers>,
 }
@@ -107,33 +115,38 @@ pub enum Unresolved {
 }
 
 impl Metering {
-    /// The meters of a credential's requests.
+    /// The meters of a credential's requests, and how urgent that makes them, 0 to 9.
     ///
     /// # Errors
     /// There are more than can apply to one request.
     pub fn new(
-        rows: Vec<Row>,
+        mut rows: Vec<Row>,
+        priority: u8,
         limits: Arc<Limits>,
         newcomers: Arc<Newcomers>,
     ) -> Result<Self, TooManyMeters> {
         if rows.len() > METERS_MAX {
             return Err(TooManyMeters(rows.len()));
         }
+        rows.sort_by_key(|row| std::cmp::Reverse(row.slowest()));
+        let nothing = Always::default();
         let mut all = Some(Gathered::default());
         for row in &rows {
-            match &row.key {
-                RowKey::Fixed(counted) if row.when.is_none() && row.priority.is_none() => {
+            match row.always() {
+                Some(counted) if row.priority.is_none() => {
                     if let Some(all) = &mut all {
-                        all.add(counted.clone(), row);
+                        all.add(counted.clone(), row, &nothing);
                     }
                 }
                 _ => all = None,
             }
         }
-        let fixed = all.map(Gathered::applied).transpose()?;
+        let fixed = all.map(|all| all.applied(priority, &nothing)).transpose()?;
         Ok(Self {
+            always: Always::of(&rows),
             rows: rows.into(),
             fixed,
+            priority,
             limits,
             newcomers,
         })
@@ -169,7 +182,7 @@ impl Metering {
         facts: Option<&Facts<'_>>,
         subject: &Subject<'_>,
     ) -> Result<Applied, Unresolved> {
-        let (mut gathered, mut urgent) = (Gathered::default(), 0);
+        let (mut gathered, mut said) = (Gathered::of_up_to(self.rows.len()), None);
         for row in &self.rows {
             match (&row.when, facts) {
                 (Some(when), Some(facts)) => match when.applies(facts) {
@@ -180,15 +193,13 @@ impl Metering {
                 (Some(_), None) => return Err(Unresolved::NeedsBody),
                 (None, _) => {}
             }
-            gathered.add(self.counted(row, subject), row);
+            gathered.add(self.counted(row, subject), row, &self.always);
             let header = row.priority.as_ref();
-            urgent = urgent.max(header.map_or(0, |name| priority(subject.headers, name)));
+            said = said.max(header.and_then(|name| priority(subject.headers, name)));
         }
-        let applied = gathered.applied().map_err(Unresolved::TooMany)?;
-        Ok(Applied {
-            priority: urgent,
-            ..applied
-        })
+        let priority = said.unwrap_or(self.priority);
+        let applied = gathered.applied(priority, &self.always);
+        applied.map_err(Unresolved::TooMany)
     }
 
     fn counted(&self, row: &Row, subject: &Subject<'_>) -> Counted {
@@ -233,48 +244,17 @@ impl Counted {
     }
 }
 
-/// What the rows of a request come to.
-#[derive(Default)]
-struct Gathered {
-    meters: Vec<(Arc<Meter>, bool)>,
-    slots: Vec<Arc<Slots>>,
-    values: Vec<(Arc<Meter>, Arc<ValueSet>)>,
-    learning: Vec<Learner>,
-}
-
-impl Gathered {
-    fn add(&mut self, counted: Counted, row: &Row) {
-        self.slots.extend(counted.slots);
-        let Some(meter) = counted.meter else { return };
-        if let Some(value) = &row.value {
-            self.values.push((Arc::clone(&meter), Arc::clone(value)));
-        }
-        if let Some((from, pause_max)) = row.learn {
-            self.learning.push(Learner {
-                meter: Arc::clone(&meter),
-                from,
-                pause_max,
-            });
-        }
-        self.meters.push((meter, row.each_attempt));
+impl Row {
+    fn slowest(&self) -> Option<Window> {
+        self.spec.as_ref().and_then(|spec| spec.slowest())
     }
 
-    fn applied(self) -> Result<Applied, TooManyMeters> {
-        Ok(Applied {
-            first: MeterSet::repeating(self.meters)?,
-            slots: shared(self.slots),
-            values: shared(self.values),
-            learning: shared(self.learning),
-            priority: 0,
-        })
-    }
-}
-
-/// Most are empty, and an empty one is there already.
-fn shared<T>(items: Vec<T>) -> Arc<[T]> {
-    match items.is_empty() {
-        true => Arc::default(),
-        false => items.into(),
+    /// What it spends at, where it counts every request under one key.
+    fn always(&self) -> Option<&Counted> {
+        match &self.key {
+            RowKey::Fixed(counted) if self.when.is_none() => Some(counted),
+            _ => None,
+        }
     }
 }
 
@@ -312,11 +292,11 @@ impl Applied {
     }
 }
 
-/// One digit; anything else is the lowest.
-fn priority(headers: &HeaderMap, name: &HeaderName) -> u8 {
+/// One digit; anything else says nothing.
+fn priority(headers: &HeaderMap, name: &HeaderName) -> Option<u8> {
     match headers.get(name).map(http::HeaderValue::as_bytes) {
-        Some([digit @ b'0'..=b'9']) => digit - b'0',
-        _ => 0,
+        Some([digit @ b'0'..=b'9']) => Some(digit - b'0'),
+        _ => None,
     }
 }
 

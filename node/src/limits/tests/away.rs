@@ -1,0 +1,100 @@
+//! A store that comes back after a while: all that waits for it does not go there at once.
+
+use std::sync::Arc;
+
+use proto::meter::Window;
+
+use super::crowd::{World, spec};
+use crate::limits::{Meter, MeterKey, Opener, Settings};
+
+const MS: u64 = 1_000_000;
+
+/// Calls in the fullest second.
+fn fullest(called_ns: &[u64]) -> usize {
+    let within = |at: usize| {
+        let end_ns = called_ns[at] + 1_000 * MS;
+        called_ns[at..]
+            .iter()
+            .take_while(|ns| **ns < end_ns)
+            .count()
+    };
+    (0..called_ns.len()).map(within).max().unwrap_or(0)
+}
+
+/// A node with keys that are called in turn, so many each second.
+struct Node {
+    world: World,
+    meters: Vec<Arc<Meter>>,
+}
+
+impl Node {
+    fn new(node: u64, keys: usize) -> Self {
+        let world = World::of(Settings::single_node(Opener {
+            node,
+            boot: node * 7,
+        }));
+        let spec = spec(600, Window::Minute);
+        let meters = (0..keys).map(|n| {
+            let key = MeterKey::of("m", n.to_string());
+            world.limits.meter(key, Arc::clone(&spec))
+        });
+        let meters = meters.collect();
+        Self { world, meters }
+    }
+
+    /// Calls to the store from one second to another, while each key is called once in so many
+    /// milliseconds.
+    fn run(&mut self, (from_s, to_s): (u64, u64), every_ms: u64) -> Vec<u64> {
+        let before = self.world.called_ns.len();
+        for ms in from_s * 1_000..to_s * 1_000 {
+            for (at, meter) in self.meters.iter().enumerate() {
+                if (ms + at as u64 * 13).is_multiple_of(every_ms) {
+                    self.world.call(meter, ms * MS);
+                }
+            }
+            self.world.turn(ms * MS);
+        }
+        self.world.called_ns[before..].to_vec()
+    }
+}
+
+#[test]
+fn a_store_that_comes_back_gets_no_more_than_twice_the_steady_calls_and_ten_in_any_second() {
+    for (keys, every_ms) in [(3, 40), (40, 400), (400, 4_000)] {
+        let mut node = Node::new(1, keys);
+        node.run((1, 10), every_ms);
+        let steady = fullest(&node.run((10, 20), every_ms));
+        node.world.away = true;
+        let away = fullest(&node.run((20, 60), every_ms));
+        assert!(away <= 10, "{keys} keys: {away} while it is away");
+        node.world.away = false;
+        let back = fullest(&node.run((60, 70), every_ms));
+        eprintln!("{keys} keys: {steady} calls a second, then {away}, then {back}");
+        assert!(back <= 2 * steady + 10, "{keys} keys: {back} of {steady}");
+        // And all is as before: nobody goes without.
+        let (sent, lost) = (node.world.sent, node.world.lost);
+        node.run((70, 75), every_ms);
+        assert_eq!(node.world.lost, lost, "{keys} keys");
+        let called = 5_000 / every_ms * keys as u64;
+        let passed = node.world.sent - sent;
+        assert!(
+            passed >= called * 9 / 10,
+            "{keys} keys: {passed} of {called}"
+        );
+    }
+}
+
+/// All nodes lose a store at the same instant.
+#[test]
+fn nodes_that_have_lost_the_store_together_do_not_ask_for_it_together() {
+    let last_ns = |node: u64| {
+        let mut node = Node::new(node, 1);
+        node.run((1, 3), 50);
+        node.world.away = true;
+        *node.run((3, 20), 50).last().expect("it asks on")
+    };
+    let mut parts: Vec<u64> = (1..=40).map(|node| last_ns(node) / (100 * MS)).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    assert!(parts.len() >= 6, "the last asks of 40 nodes: {parts:?}");
+}
