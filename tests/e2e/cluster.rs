@@ -199,8 +199,13 @@ fn a_node_dials_no_listener_of_a_control_plane() {
     let node = cluster.node("gw-1", "gw-1");
     let upstream = Upstream::json("{}");
     wait_status(&node, &control.proxy(&upstream.url()), "GET", 200);
-    let rest = control.proxy(&control.control);
+    // A connection that was made before it is known stays, so each try has one of its own.
+    let mut bits = 8..=24;
     wait_for("the guard knows the REST API", || {
+        let networks = format!("127.0.0.0/{}", bits.next().expect("a look in time"));
+        let target = json!({"allow_networks": [networks]});
+        let rest = control.proxy_with(&control.control, target, json!({}));
+        wait_known(&control, [&node]);
         let answer = rest.request("GET", "/api/v1/nodes").send(&node.url);
         (answer.outcome() == (502, "upstream-blocked")).then_some(())
     });

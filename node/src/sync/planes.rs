@@ -3,7 +3,8 @@
 //!
 //! A control plane says where it is bound, not how it is reached. What it has bound to loopback, or
 //! to all addresses of its machine, is known here where that machine is this one, or is named by
-//! `link.endpoints`.
+//! `link.endpoints`. Who begins to listen is known within [`LOOK`]; a connection that a target was
+//! given before that serves until it is as old as connections become.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
