@@ -9,7 +9,7 @@ use crate::handover::Role;
 use crate::roles::{control, node};
 use crate::serve::{self, CannotStart};
 use crate::settings::Settings;
-use crate::{bootstrap, keyrings, preflight, say};
+use crate::{bootstrap, keyrings, preflight, regions, say};
 
 /// Says that it could.
 ///
@@ -19,12 +19,29 @@ pub async fn run(args: &ConfigCheckArgs) -> anyhow::Result<()> {
     let settings = serve::settings_of(args.role, Some(&args.file))?;
     check(args.role, &settings).map_err(|error| CannotStart(format!("{error:#}")))?;
     let command = args.role.command();
+    let warnings: Vec<String> = match args.role {
+        Role::Control => regions::warnings(&settings).collect(),
+        _ => Vec::new(),
+    };
     say(&match args.output {
-        Output::Json => json!({"file": args.file, "role": command}).to_string(),
-        Output::Text => format!(
-            "`requestrocket {command}` can use the settings of {}",
-            args.file.display()
-        ),
+        Output::Json => {
+            let mut told = json!({"file": args.file, "role": command});
+            if !warnings.is_empty() {
+                told["warnings"] = json!(warnings);
+            }
+            told.to_string()
+        }
+        Output::Text => {
+            let mut text = format!(
+                "`requestrocket {command}` can use the settings of {}",
+                args.file.display()
+            );
+            for warning in &warnings {
+                text.push_str("\nwarning: ");
+                text.push_str(warning);
+            }
+            text
+        }
     });
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The configuration side of a process that publishes: the publisher, the followed world, the
 //! first token.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -322,7 +323,11 @@ async fn first_token(
 }
 
 /// What keeps the store small, with the store of these settings.
-pub fn janitor(settings: &Settings, configuration: &Configuration) -> Janitor {
+pub fn janitor(
+    settings: &Settings,
+    configuration: &Configuration,
+    listens: Vec<SocketAddr>,
+) -> Janitor {
     let history = &settings.history;
     let options = JanitorOptions {
         store_versions: history.store_versions.max(1),
@@ -332,5 +337,5 @@ pub fn janitor(settings: &Settings, configuration: &Configuration) -> Janitor {
         compacts: settings.store.kind == StoreKind::Embedded,
     };
     let (publisher, archive) = (&configuration.publisher, &configuration.archive);
-    Janitor::new(publisher.clone(), archive.clone(), options)
+    Janitor::new(publisher.clone(), archive.clone(), options).listening_at(listens)
 }

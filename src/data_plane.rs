@@ -1,7 +1,7 @@
 //! The data plane of a process: limits, the task that compiles configuration, and what the workers
 //! of the gateway share.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,9 +12,11 @@ use node::records::RecordBatches;
 use node::sync::compile::{Compiler, CompilerParts};
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
+use node::sync::planes::Planes;
 use node::sync::recovery;
 use node::sync::test_requests;
 use node::sync::{demand, usage};
+use node::upstream::is_our_address;
 use node::worker::Shared;
 use proto::exposition::MetricsSource;
 use proto::health::Health;
@@ -42,6 +44,9 @@ pub struct DataPlane {
     /// What the workers share.
     pub shared: Shared,
     health: Health,
+    keyring: Arc<Keyring>,
+    /// The addresses of `link.endpoints`.
+    link_hosts: Vec<IpAddr>,
     /// The rate limits.
     pub limits: Arc<Limits>,
     /// The end of the rate limits.
@@ -110,10 +115,13 @@ impl DataPlane {
             links,
             leaves,
         } = footing;
-        own.extend(infrastructure(settings));
+        let of_links = resolved(settings.link.endpoints.iter().cloned());
+        let link_hosts = of_links.iter().map(SocketAddr::ip).collect();
+        own.extend(of_links);
+        own.extend(resolved(etcd(settings)));
         let guard = guard(settings, own)?;
         let mut compiler = Compiler::new(CompilerParts {
-            keyring,
+            keyring: keyring.clone(),
             limits: limits.clone(),
             guard: guard.clone(),
             policy: permissions::policy(settings),
@@ -135,6 +143,8 @@ impl DataPlane {
         background.spawn(compiling);
         Ok(Self {
             health,
+            keyring,
+            link_hosts,
             shared,
             limits,
             settling,
@@ -166,6 +176,7 @@ impl DataPlane {
                 Box::new(move || limits.stats().alone.load(Ordering::Relaxed))
             },
             health: self.health.clone(),
+            keyring: self.keyring.clone(),
             counted: {
                 let known = links.map(|links| links.known.clone());
                 let (limits, leaves) = (self.limits.clone(), self.nodes.leaves.clone());
@@ -192,6 +203,7 @@ impl DataPlane {
             move || recovery::run(name.clone(), store.clone(), applied.clone())
         };
         background.spawn(restarts::again("recovery", self.health.clone(), answering));
+        background.spawn(self.planes(store.clone()));
         let (stop, stopping) = oneshot::channel();
         let (quiet, stopped) = oneshot::channel();
         let (limits, origin) = (self.limits.clone(), self.shared.origin.clone());
@@ -211,6 +223,20 @@ impl DataPlane {
             quiet,
             running,
         }
+    }
+
+    /// Keeps the dial guard from the control planes of the region, as long as it runs.
+    fn planes(&self, store: Arc<dyn Store>) -> impl Future<Output = ()> + use<> {
+        let planes = Arc::new(Planes {
+            store,
+            hosts: self.link_hosts.clone(),
+            is_ours: is_our_address,
+            learned: self.guard.learned(),
+        });
+        restarts::again("planes", self.health.clone(), move || {
+            let planes = planes.clone();
+            async move { planes.run().await }
+        })
     }
 
     /// Tells the metrics.
@@ -248,15 +274,18 @@ impl Joined {
     }
 }
 
-/// Addresses of etcd and of control planes, as they resolve now: no target may have one, whatever
-/// `dial_guard.permit` says.
-fn infrastructure(settings: &Settings) -> Vec<SocketAddr> {
-    let etcd = settings.store.endpoints.iter().map(|endpoint| {
+/// The members of etcd, host and port each.
+fn etcd(settings: &Settings) -> impl Iterator<Item = String> + '_ {
+    settings.store.endpoints.iter().map(|endpoint| {
         let rest = endpoint.rsplit("://").next().unwrap_or(endpoint);
         rest.trim_end_matches('/').to_owned()
-    });
+    })
+}
+
+/// Addresses of what no target may have, whatever `dial_guard.permit` says, as they resolve now.
+fn resolved(names: impl Iterator<Item = String>) -> Vec<SocketAddr> {
     let mut found = Vec::new();
-    for name in etcd.chain(settings.link.endpoints.iter().cloned()) {
+    for name in names {
         match name.to_socket_addrs() {
             Ok(addresses) => found.extend(addresses),
             Err(error) => warn!("{name} cannot be kept from targets, it does not resolve: {error}"),

@@ -34,8 +34,7 @@ fn unknown(asked: &Asked<'_>) -> Foreseen {
 }
 
 fn judged(asked: &Asked<'_>, permits: &Permits<'_>, hosts: &Hosts) -> Foreseen {
-    let address = (asked.origin.host.as_str(), asked.origin.port);
-    match foresee(address, permits, hosts, &is_our_address) {
+    match foresee(asked.origin, permits, hosts, &is_our_address) {
         foreseen::Foreseen::Passes => Foreseen::Passes,
         foreseen::Foreseen::Refused => Foreseen::Refused(BLOCKED),
         foreseen::Foreseen::Name => Foreseen::AtDialling(NAME),

@@ -126,6 +126,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Telemetry(args) => on_system(client::telemetry::by_time(&args)),
         Command::Audit(args) => on_system(client::audit::run(&args)),
         Command::Recover(args) => on_system(client::recover::recover(&args)),
+        Command::Restore(args) => stores::restore(&args),
         Command::Versions(args) => on_system(client::versions::list(&args)),
         Command::Diff(args) => on_system(client::versions::diff(&args)),
         Command::Rollback(args) => on_system(client::versions::rollback(&args)),

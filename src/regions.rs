@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use control::regions::{Peer, Regions, base_url, is_endpoint, is_plain};
+use node::upstream::Host;
 use proto::seal::{PublicKeyring, is_region_name};
 use proto::target::BaseUrl;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,14 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
         if regions.peers[..at].iter().any(|other| other.name == *name) {
             return no(format!("`regions.peers` has two regions `{name}`"));
         }
-        called(peer, "control", &peer.control).map_err(CannotStart)?;
+        let parsed = called(peer, "control", &peer.control).map_err(CannotStart)?;
+        if is_plain(&parsed) && !peer.insecure {
+            return no(format!(
+                "`control` of region {name} is `{}`, without TLS: what callers prove themselves \
+                 by goes there; make it https://, or accept it with `insecure = true` beside it",
+                peer.control
+            ));
+        }
         if let Some(gateway) = &peer.gateway {
             called(peer, "gateway", gateway).map_err(CannotStart)?;
         }
@@ -156,22 +164,36 @@ fn check(settings: &Settings) -> Result<(), CannotStart> {
     Ok(())
 }
 
-/// Looks at a URL under which a region is called with what callers prove themselves by.
-fn called(peer: &PeerSettings, key: &str, url: &str) -> Result<(), String> {
+/// What the next release does not start with: earlier ones took such a gateway, and `regions join`
+/// wrote it, without a word that accepts it.
+pub fn warnings(settings: &Settings) -> impl Iterator<Item = String> + '_ {
+    settings.regions.peers.iter().filter_map(|peer| {
+        let (name, gateway) = (&peer.name, peer.gateway.as_ref()?);
+        let is_plain = base_url(gateway).is_some_and(|url| is_plain(&url));
+        (is_plain && !peer.insecure).then(|| {
+            format!(
+                "`gateway` of region {name} is `{gateway}`, without TLS: callers' keys go there; \
+                 make it https://, or accept it with the line `insecure = true` in its \
+                 `[[regions.peers]]`; the next release does not start without"
+            )
+        })
+    })
+}
+
+/// Looks at a URL under which a region is called.
+fn called(peer: &PeerSettings, key: &str, url: &str) -> Result<url::Url, String> {
     let name = &peer.name;
-    let parsed = base_url(url).filter(|_| BaseUrl::parse(url).is_ok());
-    let Some(parsed) = parsed else {
+    let (Some(parsed), Ok(base)) = (base_url(url), BaseUrl::parse(url)) else {
         return Err(format!(
             "`{key}` of region {name} must be a URL, as https://{key}.example.com"
         ));
     };
-    if is_plain(&parsed) && !peer.insecure {
+    if let Err(error) = Host::of(&base.origin) {
         return Err(format!(
-            "`{key}` of region {name} is `{url}`, without TLS: what callers prove themselves by \
-             goes there; make it https://, or accept it with `insecure = true` beside it"
+            "`{key}` of region {name} is `{url}`, which nothing can be sent to: {error}"
         ));
     }
-    Ok(())
+    Ok(parsed)
 }
 
 #[cfg(test)]
@@ -230,8 +252,8 @@ mod tests {
                 "`gateway` of region eu must be a URL",
             ),
             (
-                bad(|peer| peer.gateway = Some("http://gw.eu".into())),
-                "`gateway` of region eu is `http://gw.eu`, without TLS",
+                bad(|peer| peer.gateway = Some(format!("https://{}.eu", "g".repeat(64)))),
+                "which nothing can be sent to",
             ),
             (bad(|peer| peer.replication.clear()), "must list"),
             (
@@ -251,11 +273,19 @@ mod tests {
             bad(|peer| (peer.gateway, peer.insecure) = (Some("http://gw.eu".into()), true)),
             bad(|peer| peer.gateway = Some("https://gw.eu/base/".into())),
             bad(|peer| peer.gateway = Some("http://127.0.0.1:8080".into())),
+            bad(|peer| peer.gateway = Some("http://[::1]:8080".into())),
+            bad(|peer| peer.gateway = Some("https://[2001:db8::1]".into())),
             bad(|peer| peer.control = "http://127.0.0.1:8081".into()),
             bad(|peer| peer.control = "http://[::1]:8081/".into()),
             bad(|peer| peer.control = "http://localhost".into()),
         ] {
             assert!(check(&good).is_ok());
+            assert_eq!(warnings(&good).count(), 0);
         }
+        let plain = bad(|peer| peer.gateway = Some("http://gw.eu".into()));
+        assert!(check(&plain).is_ok());
+        let warned: Vec<String> = warnings(&plain).collect();
+        let expected = "`gateway` of region eu is `http://gw.eu`, without TLS";
+        assert!(warned[0].contains(expected), "{warned:?}");
     }
 }

@@ -1,8 +1,10 @@
-//! Begins what seals secrets of this region for others, by the key ring file of its nodes.
+//! Begins what seals secrets of this region for others, and its own anew, by the key ring file of
+//! its nodes.
 
 use std::sync::Arc;
 
 use node::sync::resealing::Resealing;
+use node::sync::rotation::Rotation;
 use proto::restarts;
 use tokio::runtime::Runtime;
 
@@ -23,4 +25,14 @@ pub fn begin(settings: &Settings, parts: &DataPlaneParts, background: &Runtime) 
         async move { resealing.run().await }
     };
     background.spawn(restarts::again("resealing", parts.health.clone(), run));
+    let rotation = Arc::new(Rotation {
+        store: parts.store.clone(),
+        worlds: parts.worlds.clone(),
+        keyring: parts.keyring.clone(),
+    });
+    let run = move || {
+        let rotation = rotation.clone();
+        async move { rotation.run().await }
+    };
+    background.spawn(restarts::again("rotation", parts.health.clone(), run));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ::node::config::Permission;
 use tokio::runtime::Runtime;
 
-use crate::cli::{DevArgs, NodeArgs, Output, RoleArgs};
+use crate::cli::{DevArgs, NodeRoleArgs, Output, RoleArgs};
 use crate::handover::{Place, Role};
 use crate::roles::Bound;
 use crate::roles::control::ControlPlane;
@@ -139,7 +139,8 @@ fn run(settings: Settings, mode: Mode, output: Output, take_over: bool) -> anyho
 ///
 /// # Errors
 /// As for [`dev`].
-pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
+pub fn node(args: &NodeRoleArgs) -> anyhow::Result<()> {
+    let (ignored, args) = (args.insecure_control, &args.node);
     let settings = settings_of(Role::Node, args.config.as_deref())?;
     let mut place = Place::find(&settings.data_dir, Role::Node, args.take_over)?;
     let bound = Bound {
@@ -158,7 +159,15 @@ pub fn node(args: &NodeArgs) -> anyhow::Result<()> {
         keyring,
         place,
     };
-    on_runtimes(&told, async |background| node.serve(background).await)
+    on_runtimes(&told, async |background| {
+        if ignored {
+            tracing::warn!(
+                "`--insecure-control` means nothing to a node, which has no REST API; the next \
+                 release does not know it: take it out of the command"
+            );
+        }
+        node.serve(background).await
+    })
 }
 
 /// Runs `requestrocket control`.

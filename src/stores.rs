@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use control::archive::ArchiveError;
 use proto::keys;
 use proto::store::embedded::{Embedded, EmbeddedOptions};
@@ -18,7 +19,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::certificate_files;
+use crate::cli::Output;
+use crate::data_folder::DataFolder;
 use crate::own_secrets;
+use crate::say;
 use crate::serve::{self, CannotStart};
 use crate::settings::Settings;
 
@@ -128,7 +132,48 @@ pub fn used_file(settings: &Settings) -> Option<PathBuf> {
 }
 
 fn file(settings: &Settings) -> PathBuf {
-    settings.data_dir.join("store.sqlite")
+    file_in(&settings.data_dir)
+}
+
+fn file_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("store.sqlite")
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup of `store.sqlite`; without it, the one that is there is taken to be a backup.
+    pub backup: Option<PathBuf>,
+    /// The data folder of the process, which is not running.
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// How to say what was done.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Runs `requestrocket restore`.
+///
+/// # Errors
+/// A process has the store, the backup is none, or a file cannot be moved.
+pub fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
+    let _claim = DataFolder::open(&args.data_dir)?.claim()?;
+    let store = file_in(&args.data_dir);
+    let moved = Embedded::restore(&store, args.backup.as_deref()).map_err(unusable)?;
+    if args.output == Output::Json {
+        say(&serde_json::json!({"store": store, "moved": moved}).to_string());
+        return Ok(());
+    }
+    let names: Vec<String> = moved
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let moved = match names.is_empty() {
+        true => "nothing had to be moved aside".to_owned(),
+        false => format!("what was there before is kept as {}", names.join(", ")),
+    };
+    say(&format!("{} is the backup now; {moved}", store.display()));
+    Ok(())
 }
 
 /// The file of the versions that left the store.
@@ -164,10 +209,11 @@ pub fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
     }
     Err(CannotStart(format!(
         "{store} is gone or empty, and {} beside it belongs to what was in it: put the former back \
-         from a backup, after you have moved {store}-wal and {store}-shm away, which are of the \
-         lost file; to begin anew without it, move the archive away",
+         with `requestrocket restore BACKUP --data-dir {folder}`, which moves what is left of the \
+         lost file aside; to begin anew without it, move the archive away",
         archive.display(),
         store = store.display(),
+        folder = settings.data_dir.display(),
     )))
 }
 

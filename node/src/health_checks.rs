@@ -317,7 +317,8 @@ mod tests {
     use super::*;
     use crate::upstream::address::{GuardPolicy, PermitEntry};
     use crate::upstream::tls::{TlsSettings, TlsSpec};
-    use crate::upstream::{CONNECTIONS_MAX_DEFAULT, DestinationParts, Host, Scheme, Timeouts};
+    use crate::upstream::{CONNECTIONS_MAX_DEFAULT, DestinationParts, Host, Timeouts};
+    use proto::hosts::Scheme;
 
     fn settings(more: &str) -> HealthCheck {
         let json = format!(r#"{{"path": "/up?x=1", "interval_ms": 1000{more}}}"#);

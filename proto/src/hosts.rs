@@ -5,6 +5,7 @@
 //! included, would be other people's hosts: it is refused when it is saved, and matches nothing
 //! wherever it comes from.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -49,6 +50,14 @@ pub struct Origin {
     pub port: u16,
 }
 
+/// A host of an [`Origin`] as it stands in a URL: an IPv6 address has brackets there.
+pub fn in_url(host: &str) -> Cow<'_, str> {
+    match host.contains(':') {
+        true => Cow::Owned(format!("[{host}]")),
+        false => Cow::Borrowed(host),
+    }
+}
+
 impl Origin {
     /// The origin of a parsed URL, or why it has none that we can reach.
     ///
@@ -78,13 +87,9 @@ impl Origin {
 
     /// `host` or `host:port` as it stands in a `Host` header field (RFC 9110 §7.2).
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
+        let host = in_url(&self.host);
         if self.port == self.scheme.default_port() {
-            host
+            host.into_owned()
         } else {
             format!("{host}:{}", self.port)
         }
@@ -149,7 +154,10 @@ impl HostPattern {
 
 /// A text that is no host pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a host: write api.example.com, api.example.com:8443 or *.example.com")]
+#[error(
+    "`{0}` is not a host: write api.example.com, api.example.com:8443, \
+     *.example.com or [2001:db8::1]"
+)]
 pub struct HostPatternError(String);
 
 impl FromStr for HostPattern {
@@ -258,6 +266,9 @@ mod tests {
             ("http://127.0.0.1:9000", "http://127.0.0.1:9000/x", true),
             ("http://127.0.0.1:9000", "http://0x7f.1:9000/x", true),
             ("http://[::1]:9000", "http://[0:0::1]:9000/x", true),
+            ("[2001:db8::1]", "https://[2001:db8::1]/x", true),
+            ("[2001:db8::1]:8443", "https://[2001:db8::1]:8443/x", true),
+            ("[2001:db8::1]", "https://[2001:db8::2]/x", false),
         ] {
             let parsed: HostPattern = pattern.parse().unwrap();
             assert_eq!(parsed.matches(&origin(url)), expected, "{pattern} {url}");
@@ -299,6 +310,8 @@ mod tests {
             "user@example.com",
             "example.com/path",
             "exa mple.com",
+            "2001:db8::1",
+            "*.[::1]",
         ] {
             assert!(pattern.parse::<HostPattern>().is_err(), "{pattern}");
         }

@@ -35,6 +35,7 @@ pub mod id;
 pub mod json_path;
 pub mod json_text;
 pub mod keys;
+pub mod listening;
 pub mod member;
 pub mod meter;
 pub mod object;

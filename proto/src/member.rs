@@ -53,6 +53,10 @@ pub struct Member {
     /// store would go back behind what it serves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub not_kept: BTreeMap<String, String>,
+    /// The keys of its key ring, and what is sealed to an older one of them. Absent from a node of
+    /// an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<Sealing>,
     /// Endpoints of targets that it passes over because they fail its health checks. At most
     /// [`FAULTS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -72,6 +76,17 @@ impl Member {
     pub fn place(&self) -> &str {
         self.peers.as_deref().unwrap_or(&self.address)
     }
+}
+
+/// What a node has to open sealed secrets with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sealing {
+    /// The names of its keys, the one that seals first.
+    pub keys: Vec<String>,
+    /// How many of the secrets that it serves are sealed to another key than the first, by key.
+    /// While there are any, that key has to stay in the key ring.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub older: BTreeMap<String, u64>,
 }
 
 /// An endpoint that fails a node's health checks.

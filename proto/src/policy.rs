@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::hosts::{Origin, Scheme};
+use crate::hosts::{Origin, Scheme, in_url};
 use crate::problem::Problem;
 use crate::proxy::Proxy;
 use crate::regions;
@@ -226,10 +226,7 @@ impl fmt::Display for TlsException {
         if self.wildcard {
             f.write_str("*.")?;
         }
-        match self.host.contains(':') {
-            true => write!(f, "[{}]", self.host)?,
-            false => f.write_str(&self.host)?,
-        }
+        f.write_str(&in_url(&self.host))?;
         self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }

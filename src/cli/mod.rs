@@ -13,7 +13,7 @@ pub use requests::{
     TelemetryArgs, TopArgs, TraceArgs, TraceOutput,
 };
 
-pub use serving::{ConfigCheckArgs, DevArgs, NodeArgs, RoleArgs};
+pub use serving::{ConfigCheckArgs, DevArgs, NodeRoleArgs, RoleArgs};
 
 pub use crate::client::access::ControlArgs;
 
@@ -29,6 +29,7 @@ use crate::client::rotating::RotateArgs;
 use crate::client::test::TestArgs;
 use crate::client::unmatched::UnmatchedArgs;
 use crate::keyrings::KeyringCommand;
+use crate::stores::RestoreArgs;
 
 /// The name of the binary.
 pub const PROGRAM: &str = "requestrocket";
@@ -50,7 +51,7 @@ pub enum Command {
     /// Run gateway and control plane on this machine, for production.
     Standalone(RoleArgs),
     /// Run a node of a cluster: the gateway alone, configured through etcd.
-    Node(NodeArgs),
+    Node(NodeRoleArgs),
     /// Run a control plane of a cluster: the REST API alone, over etcd.
     Control(RoleArgs),
     /// Make the keys of a region, and vouch for those of others.
@@ -107,6 +108,8 @@ pub enum Command {
     /// Say what counts after the store was restored from a backup or wiped; without a decision,
     /// show what it lacks.
     Recover(RecoverArgs),
+    /// Put a backup of the embedded store in its place, while nothing runs.
+    Restore(RestoreArgs),
     /// List attempts that matched no proxy, newest first, with the name that was probably meant.
     Unmatched(UnmatchedArgs),
     /// Show how much of each meter is used now, the most used first; reset or raise one.

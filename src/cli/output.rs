@@ -8,7 +8,7 @@ impl Command {
         match self {
             Self::Dev(args) => args.node.output,
             Self::Standalone(args) | Self::Control(args) => args.node.output,
-            Self::Node(args) => args.output,
+            Self::Node(args) => args.node.output,
             Self::Keyring(command) => command.output(),
             Self::Link(LinkCommand::Authority(args)) => args.output,
             Self::Link(LinkCommand::Issue(args)) => args.output,
@@ -18,6 +18,7 @@ impl Command {
             Self::Test(args) => args.output,
             Self::Recover(args) => args.output,
             Self::Meters(args) => args.output(),
+            Self::Restore(args) => args.output,
             Self::Raise(args) => args.output,
             Self::List(args) => args.output,
             Self::Get(args) => args.output,

@@ -36,7 +36,18 @@ pub struct RoleArgs {
     pub node: NodeArgs,
 }
 
-/// Arguments of `node`, and of every other process that serves.
+/// Arguments of `node`.
+#[derive(Debug, Args)]
+pub struct NodeRoleArgs {
+    /// Means nothing: it has no REST API. Taken for one release, for units that have it.
+    #[arg(long, hide = true)]
+    pub insecure_control: bool,
+    /// Those of every process that serves.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Arguments of every process that serves.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     /// A TOML file with settings.

@@ -28,10 +28,10 @@ pub fn not_dialled(base: &BaseUrl, networks: &[String]) -> Option<Value> {
         .iter()
         .filter_map(|text| text.parse().ok())
         .collect();
-    let (host, port) = (base.origin.host.as_str(), base.origin.port);
     let permits = Permits::Elsewhere(&networks);
-    let foreseen = foresee((host, port), &permits, &Hosts::default(), &|_| false);
+    let foreseen = foresee(&base.origin, &permits, &Hosts::default(), &|_| false);
     (foreseen == Foreseen::Refused).then(|| {
+        let host = &base.origin.host;
         let detail = format!(
             "names {host}, which is no public address: every call will be answered 502 \
              upstream-blocked. Name its network with --allow-network; the operator has to permit \

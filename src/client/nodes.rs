@@ -85,6 +85,12 @@ pub(super) fn lines(nodes: &[Value]) -> Vec<String> {
                 organisation(org).unwrap_or_default()
             ));
         }
+        for (key, count) in node["sealing"]["older"].as_object().into_iter().flatten() {
+            lines.push(format!(
+                "      {count} of its secrets are sealed to key {key}, which has to stay in the \
+                 key ring"
+            ));
+        }
         let faults = faults(node).into_iter();
         lines.extend(faults.map(|fault| format!("    ! {fault}")));
     }
@@ -208,6 +214,7 @@ mod tests {
                         "lag_versions": 2, "lag_s": 31},
             "problems": [{"code": "name-taken", "detail": "gw-1 too"}],
             "restarts": {"records": 3}, "not_kept": {"kept.bin": "no space left"},
+            "sealing": {"keys": ["k2", "k1"], "older": {"k1": 4}},
             "failing": [{"target": "tgt_1", "endpoint": "a:443", "detail": "it answered 503"}],
             "faults": [{"org": "org_1", "object": null, "code": "leaf-missing", "detail": "gone"}],
         });
@@ -223,17 +230,20 @@ mod tests {
         );
         assert_eq!(lines[2], "      has not seen version 9 of acme");
         assert_eq!(lines[3], "      has not seen version 3 of org_2");
-        assert_eq!(lines[4], "    ! name-taken gw-1 too");
+        let older =
+            "      4 of its secrets are sealed to key k1, which has to stay in the key ring";
+        assert_eq!(lines[4], older);
+        assert_eq!(lines[5], "    ! name-taken gw-1 too");
         assert_eq!(
-            lines[5],
+            lines[6],
             "    ! clock-skew its clock is 2.5 s behind the control plane's; set both by NTP"
         );
         assert_eq!(
-            lines[6],
+            lines[7],
             "    ! meters-degraded 2 go without the store, by their on_store_loss"
         );
         assert_eq!(
-            lines[7..],
+            lines[8..],
             [
                 "    ! task-restarted records: 3 times; see its log",
                 "    ! copy-not-written kept.bin: no space left",

@@ -10,6 +10,17 @@ pub fn skew(region: &Value) -> Option<String> {
     clock_skew::words(region, "this control plane's").map(|skew| format!("  {skew}"))
 }
 
+/// That a region cannot do without its older keys yet.
+pub fn sealed_otherwise(region: &Value) -> Option<String> {
+    let count = region["sealed_to_other_keys"].as_u64()?;
+    (count > 0).then(|| {
+        format!(
+            "  {count} of its secrets are kept here sealed to another of its keys than the one in \
+             its `public_file`: it cannot do without its older keys yet"
+        )
+    })
+}
+
 /// The organisations of which a region has another history than home, and who ends that.
 pub fn diverged(region: &Value) -> Option<String> {
     let orgs = list(&region["replication"], "diverged");

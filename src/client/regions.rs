@@ -8,7 +8,7 @@ use super::inviting::{self, InviteArgs, JoinedArgs, WithdrawArgs};
 use super::joining::{self, JoinArgs};
 use super::problem::Problem;
 use super::records::shown;
-use super::region_faults::{diverged, skew, untaken, unverified};
+use super::region_faults::{diverged, sealed_otherwise, skew, untaken, unverified};
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -204,6 +204,7 @@ pub(super) fn regions(found: &Value) -> Vec<String> {
         lines.push(line(&region));
         lines.extend(content(&region));
         lines.extend(skew(&region));
+        lines.extend(sealed_otherwise(&region));
         lines.extend(diverged(&region));
         lines.extend(unverified(&region));
         lines.extend(untaken(&region));
@@ -406,6 +407,13 @@ mod tests {
         assert_eq!(promoted(&found), ["us is home already, nothing was moved"]);
         let found = json!({"region": "us", "promoted": [], "left": [], "not_asked": []});
         assert_eq!(promoted(&found), [""; 0]);
+    }
+
+    #[test]
+    fn copies_that_are_sealed_to_other_keys_are_a_line() {
+        let told = |count: Value| sealed_otherwise(&json!({"sealed_to_other_keys": count}));
+        assert!(told(json!(3)).is_some_and(|line| line.starts_with("  3 of its secrets")));
+        assert_eq!((told(json!(0)), told(json!(null))), (None, None));
     }
 
     #[test]

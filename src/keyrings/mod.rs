@@ -2,6 +2,7 @@
 //! which only seal them.
 
 mod making;
+mod rotating;
 mod trust;
 
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use proto::signature::{Signer, SigningRing, VerifyingKey};
 use zeroize::Zeroizing;
 
 use self::making::{KeyringNewArgs, KeyringPublicArgs};
+use self::rotating::{KeyringForgetArgs, KeyringPublishArgs, KeyringRotateArgs};
 pub use self::trust::trusted;
 use self::trust::{KeyringShowArgs, KeyringTrustArgs};
 use crate::cli::Output;
@@ -29,6 +31,12 @@ pub enum KeyringCommand {
     New(KeyringNewArgs),
     /// Make the file for control planes anew from that for nodes, where it is lost or was not made.
     Public(KeyringPublicArgs),
+    /// Put a newer key into the file for nodes; they seal the region's secrets to it anew.
+    Rotate(KeyringRotateArgs),
+    /// Put the newest key of the file for nodes into the one that control planes have.
+    Publish(KeyringPublishArgs),
+    /// Take an older key out of the file for nodes, when nothing is sealed to it any more.
+    Forget(KeyringForgetArgs),
     /// Make a key that control planes of a region sign versions with: its public half is added to
     /// the file that control planes of all regions have.
     Signer(KeyringSignerArgs),
@@ -47,6 +55,9 @@ impl KeyringCommand {
         match self {
             Self::New(args) => making::new(args),
             Self::Public(args) => making::public(args),
+            Self::Rotate(args) => rotating::rotate(args),
+            Self::Publish(args) => rotating::publish(args),
+            Self::Forget(args) => rotating::forget(args),
             Self::Signer(args) => signer(args),
             Self::Trust(args) => trust::trust(args),
             Self::Show(args) => trust::show(args),
@@ -58,6 +69,9 @@ impl KeyringCommand {
         match self {
             Self::New(args) => args.output,
             Self::Public(args) => args.output,
+            Self::Rotate(args) => args.output,
+            Self::Publish(args) => args.output,
+            Self::Forget(args) => args.output,
             Self::Signer(args) => args.output,
             Self::Trust(args) => args.output,
             Self::Show(args) => args.output,

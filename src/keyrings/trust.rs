@@ -91,17 +91,20 @@ pub(super) fn show(args: &KeyringShowArgs) -> anyhow::Result<()> {
     let path = &args.file;
     let found = private_file::read(path).map_err(|error| unusable(path, error))?;
     let text = Zeroizing::new(found.ok_or_else(|| unusable(path, "it is not there"))?);
-    let (public, trusted) = match PublicKeyring::parse(text.as_bytes()) {
-        Ok(ring) => (Some(ring.public), Vec::new()),
+    let (public, older, trusted) = match PublicKeyring::parse(text.as_bytes()) {
+        Ok(ring) => (Some(ring.public), Vec::new(), Vec::new()),
         Err(_) => {
             let ring = Keyring::parse(text.as_bytes()).map_err(|error| unusable(path, error))?;
-            (ring.public(), ring.trusted.clone())
+            let older: Vec<String> = ring.ids().skip(1).map(str::to_owned).collect();
+            (ring.public(), older, ring.trusted.clone())
         }
     };
     let public = public.ok_or_else(|| unusable(path, "it has no key"))?;
     if args.output == Output::Json {
         let trusted: Vec<Value> = trusted.iter().map(named).collect();
         let mut shown = named(&public);
+        shown["key"] = json!(public.key_id);
+        shown["older"] = json!(older);
         shown["trusted"] = json!(trusted);
         say(&shown.to_string());
         return Ok(());
@@ -111,6 +114,13 @@ pub(super) fn show(args: &KeyringShowArgs) -> anyhow::Result<()> {
         public.region,
         public.fingerprint()
     ));
+    if !older.is_empty() {
+        say(&format!(
+            "seals to key {}, opens what is sealed to {} too",
+            public.key_id,
+            older.join(", ")
+        ));
+    }
     for key in &trusted {
         say(&format!(
             "vouches for region {}, key {}",

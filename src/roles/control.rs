@@ -69,11 +69,15 @@ impl ControlPlane {
         let settings = self.settings;
         let gateway_url = gateway_url(&settings)?;
         let handover = Handover::new(&settings.data_dir, Role::Control, self.bound.named())?;
+        let listens = self.bound.own()?;
         let check = || preflight::of_control(&settings, &self.keys);
         let place = self.place.take(check).await?;
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let regions = regions::open(&settings, &self.keys)?;
+        for warning in regions::warnings(&settings) {
+            tracing::warn!("{warning}");
+        }
         let (shared, keys, given) = (keys_of(&self.keys, &settings), self.keys, self.given);
         let (of, at) = (regions.as_deref(), store.clone());
         let opened = Configuration::open(&settings, at, keys, given, of, background);
@@ -109,7 +113,7 @@ impl ControlPlane {
         let listening = servers.control(self.bound.control, control, &settings.control.tls)?;
         servers.admin(self.bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(keeping);
-        let sweeping = super::Sweeping::start(&settings, &configuration, background);
+        let sweeping = super::Sweeping::start(&settings, (&configuration, listens), background);
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(listening),

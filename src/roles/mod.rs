@@ -195,9 +195,14 @@ struct Sweeping {
 }
 
 impl Sweeping {
-    fn start(settings: &Settings, configuration: &Configuration, background: &Runtime) -> Self {
+    /// Begins; `listens` is where this process does.
+    fn start(
+        settings: &Settings,
+        (configuration, listens): (&Configuration, Vec<std::net::SocketAddr>),
+        background: &Runtime,
+    ) -> Self {
         let (stop, stopping) = oneshot::channel();
-        let janitor = crate::configuration::janitor(settings, configuration);
+        let janitor = crate::configuration::janitor(settings, configuration, listens);
         let running = background.spawn(janitor.run(configuration.health.clone(), stopping));
         Self { stop, running }
     }

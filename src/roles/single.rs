@@ -72,12 +72,13 @@ impl Single {
         };
         let counters = ::control::metrics::Metrics::default();
         let health = configuration.health.clone();
+        let own = bound.own()?;
         let parts = DataPlaneParts {
             footing: Footing::alone(&settings, (&keyring, &store), (&health, background))?,
             keyring,
             store: store.clone(),
             worlds: configuration.worlds.clone(),
-            own: bound.own()?,
+            own: own.clone(),
             health: health.clone(),
         };
         let plane = DataPlane::start(&settings, parts, background)?;
@@ -97,7 +98,7 @@ impl Single {
         let control = servers.control(bound.control, Control::new(api), &settings.control.tls)?;
         servers.admin(bound.admin, metrics, health.clone())?;
         let retaining = background.spawn(::control::records::keep(records, retention));
-        let sweeping = super::Sweeping::start(&settings, &configuration, background);
+        let sweeping = super::Sweeping::start(&settings, (&configuration, own), background);
         let ready = Ready {
             gateway: Some(gateway_url),
             control: Some(control),

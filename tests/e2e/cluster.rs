@@ -191,6 +191,26 @@ pub fn recover(control: &Gateway, arguments: &[&str]) -> (bool, String) {
     run(control, &[&["recover"], arguments].concat())
 }
 
+/// They are no targets, whatever `dial_guard.permit` says: a node learns where the REST API is.
+#[test]
+fn a_node_dials_no_listener_of_a_control_plane() {
+    let cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let node = cluster.node("gw-1", "gw-1");
+    let upstream = Upstream::json("{}");
+    wait_status(&node, &control.proxy(&upstream.url()), "GET", 200);
+    // A connection that was made before it is known stays, so each try has one of its own.
+    let mut bits = 8..=24;
+    wait_for("the guard knows the REST API", || {
+        let networks = format!("127.0.0.0/{}", bits.next().expect("a look in time"));
+        let target = json!({"allow_networks": [networks]});
+        let rest = control.proxy_with(&control.control, target, json!({}));
+        wait_known(&control, [&node]);
+        let answer = rest.request("GET", "/api/v1/nodes").send(&node.url);
+        (answer.outcome() == (502, "upstream-blocked")).then_some(())
+    });
+}
+
 #[test]
 fn two_nodes_serve_one_configuration_and_one_limit() {
     let cluster = Cluster::new();

@@ -1,7 +1,7 @@
 //! Files of the data folder that are gone while others that belong to them are there.
 
 use super::start::refused;
-use crate::harness::gateway::{Gateway, Start};
+use crate::harness::gateway::{Gateway, Start, binary};
 use crate::harness::http::Request;
 
 #[test]
@@ -58,7 +58,17 @@ fn a_store_that_is_gone_is_not_made_anew_beside_its_archive() {
     refused(&arguments, "", &quiet);
     assert!(!ring.exists());
     std::fs::rename(&kept_ring, &ring).expect("the key ring");
-    std::fs::rename(&kept, &store).expect("the store");
+    let restored = binary()
+        .arg("restore")
+        .arg(&kept)
+        .arg("--data-dir")
+        .arg(&data)
+        .output()
+        .expect("the binary runs");
+    let said = String::from_utf8_lossy(&restored.stdout).into_owned();
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(said.contains("store.sqlite is the backup now"), "{said}");
+    assert!(data.join("store.sqlite.aside.1").exists(), "the empty one");
     let gateway = Gateway::inside(folder, &Start::default());
     let bearer = format!("Bearer {key}");
     let answer = Request::new("GET", &path).field("authorization", &bearer);

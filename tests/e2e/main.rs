@@ -78,6 +78,7 @@ mod residency;
 mod revoked;
 mod rolled_back;
 mod rotated;
+mod rotated_keys;
 mod rules;
 mod secrecy;
 mod shares;

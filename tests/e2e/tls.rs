@@ -39,8 +39,18 @@ pub fn certificate(
 
 /// A server with this certificate; its base URL under `localhost`.
 fn serve(
-    (chain, key): (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>),
+    certificate: (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>),
 ) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
+    let (port, seen) = serve_at("127.0.0.1", certificate);
+    (format!("https://localhost:{port}"), seen)
+}
+
+/// A server with this certificate at an address: its port, and what it is sent, which begins with
+/// the name that it was asked for where there was one.
+fn serve_at(
+    address: &str,
+    (chain, key): (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>),
+) -> (u16, Arc<std::sync::Mutex<Vec<String>>>) {
     use std::io::{BufRead, BufReader, Write};
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -50,7 +60,7 @@ fn serve(
         .with_single_cert(chain, key.into())
         .expect("a certificate and its key");
     let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind((address, 0)).expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
     let shared = seen.clone();
@@ -61,15 +71,22 @@ fn serve(
             let mut reader = BufReader::new(rustls::StreamOwned::new(session, stream));
             let mut line = String::new();
             // A handshake that fails ends here.
+            let mut asked = false;
             while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                shared.lock().expect("a list").push(line.trim().to_owned());
+                let mut seen = shared.lock().expect("a list");
+                if !std::mem::replace(&mut asked, true)
+                    && let Some(name) = reader.get_ref().conn.server_name()
+                {
+                    seen.push(format!("SNI {name}"));
+                }
+                seen.push(line.trim().to_owned());
                 line.clear();
             }
             let answer = json_answer("200 OK", r#"{"secure":true}"#);
             let _ = reader.get_mut().write_all(answer.as_bytes());
         }
     });
-    (format!("https://localhost:{port}"), seen)
+    (port, seen)
 }
 
 fn outcome(gateway: &Gateway, url: &str, tls: Value) -> (u16, String) {
@@ -94,6 +111,7 @@ fn only_a_certificate_that_proves_the_target_gets_the_secret() {
     assert!(seen.lock().expect("a list").is_empty(), "nothing was sent");
     let granted = (200, "proxy-access-granted".to_owned());
     assert_eq!(outcome(&gateway, &good, json!({"ca": ca})), granted);
+    assert_eq!(seen.lock().expect("a list")[0], "SNI localhost");
     let injected = format!("authorization: Bearer {TARGET_SECRET}");
     assert!(seen.lock().expect("a list").contains(&injected), "{seen:?}");
     for (what, name, until) in [
@@ -108,6 +126,26 @@ fn only_a_certificate_that_proves_the_target_gets_the_secret() {
         );
         assert!(seen.lock().expect("a list").is_empty(), "{what}");
     }
+}
+
+/// A certificate is judged by the address, which no name is asked for with (RFC 6066 §3).
+#[test]
+fn an_address_of_ipv6_is_proven_by_a_certificate_for_it() {
+    let gateway = Gateway::start();
+    let authority = authority();
+    let ca = authority.pem();
+    let (port, seen) = serve_at("::1", certificate(&authority, "::1", 2050));
+    let url = format!("https://[::1]:{port}");
+    let granted = (200, "proxy-access-granted".to_owned());
+    assert_eq!(outcome(&gateway, &url, json!({"ca": ca})), granted);
+    let sent = seen.lock().expect("a list").clone();
+    assert!(sent.contains(&format!("host: [::1]:{port}")), "{sent:?}");
+    assert!(!sent.iter().any(|line| line.starts_with("SNI")), "{sent:?}");
+    let (port, seen) = serve_at("::1", certificate(&authority, "localhost", 2050));
+    let refused = (502, "upstream-tls".to_owned());
+    let url = format!("https://[::1]:{port}");
+    assert_eq!(outcome(&gateway, &url, json!({"ca": ca})), refused);
+    assert!(seen.lock().expect("a list").is_empty(), "nothing was sent");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Upstreams that misbehave: the caller gets a right answer or a clean refusal, never half of
 //! something that looks whole, and never bytes meant for another.
 
-use std::net::Shutdown;
+use std::net::{Ipv6Addr, Shutdown};
 
 use serde_json::json;
 
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{Gateway, TARGET_SECRET};
 use crate::harness::http::{Connection, Message};
 use crate::harness::upstream::{After, ClosedPort, Gate, Upstream, json_answer};
 use crate::harness::wait_for;
@@ -54,6 +54,32 @@ fn an_answer_that_is_not_http_is_a_502() {
         assert_eq!(answer.json()["code"], "upstream-invalid", "{what}");
         assert!(!answer.text().contains("OpenSSH"), "{what}");
     }
+}
+
+/// The credential is bound to the address, as `hosts` of it names it.
+#[test]
+fn an_upstream_may_be_at_an_address_of_ipv6() {
+    let gateway = Gateway::start();
+    let upstream = Upstream::raw_at(Ipv6Addr::LOCALHOST, |connection, keep| {
+        while let Some(request) = connection.read() {
+            keep(&request);
+            connection.send(json_answer("200 OK", "{}"));
+        }
+    });
+    let url = upstream.url();
+    assert!(url.starts_with("http://[::1]:"), "{url}");
+    let target = json!({"allow_networks": ["::1/128"]});
+    let answer = gateway.proxy_with(&url, target, json!({})).get("/a");
+    assert_eq!(answer.outcome(), (200, "proxy-access-granted"));
+    let seen = upstream.last();
+    let host = format!("[::1]:{}", upstream.port());
+    assert_eq!(seen.field("host"), Some(host.as_str()));
+    let injected = format!("Bearer {TARGET_SECRET}");
+    assert_eq!(seen.field("authorization"), Some(injected.as_str()));
+    // It is judged like any other.
+    let elsewhere = json!({"allow_networks": ["127.0.0.0/8"]});
+    let refused = gateway.proxy_with(&url, elsewhere, json!({})).get("/a");
+    assert_eq!(refused.outcome(), (502, "upstream-blocked"));
 }
 
 #[test]

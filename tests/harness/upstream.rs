@@ -1,7 +1,7 @@
 //! Upstreams of tests: real servers on the loopback interface that answer as a test says, down to
 //! the byte, and keep what they were sent.
 
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -72,10 +72,10 @@ impl Upstream {
 
     /// The same, on an address of the machine or of the namespace that the caller is in.
     pub fn raw_at(
-        address: Ipv4Addr,
+        address: impl Into<IpAddr>,
         serve: impl Fn(&mut Connection, &dyn Fn(&Message)) + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind((address, 0)).expect("a free port");
+        let listener = TcpListener::bind((address.into(), 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State::default());
         let (shared, serve) = (state.clone(), Arc::new(serve));

@@ -57,18 +57,8 @@ pub fn node() -> Value {
                 "additionalProperties": {"type": "integer"}
             },
             "not_kept": not_kept(),
-            "failing": {
-                "type": "array",
-                "description": "Endpoints of targets that it passes over because they fail its \
-                                health checks, at most 100",
-                "items": {"type": "object", "properties": {
-                    "org": {"type": "string"},
-                    "target": {"type": "string"},
-                    "endpoint": {"type": "string", "description": "Host and port"},
-                    "detail": {"type": "string",
-                               "description": "What the last check that failed found"}
-                }}
-            },
+            "sealing": sealing(),
+            "failing": failing(),
             "faults": faults()
         }
     })
@@ -88,6 +78,38 @@ fn not_kept() -> Value {
         "description": "Files of its copy of the configuration that it cannot write, and why: a \
                         start without etcd would go back behind what it serves",
         "additionalProperties": {"type": "string"}
+    })
+}
+
+fn failing() -> Value {
+    json!({
+        "type": "array",
+        "description": "Endpoints of targets that it passes over because they fail its health \
+                        checks, at most 100",
+        "items": {"type": "object", "properties": {
+            "org": {"type": "string"},
+            "target": {"type": "string"},
+            "endpoint": {"type": "string", "description": "Host and port"},
+            "detail": {"type": "string", "description": "What the last check that failed found"}
+        }}
+    })
+}
+
+fn sealing() -> Value {
+    json!({
+        "type": "object",
+        "description": "The keys that it opens sealed secrets with. Absent from a node of an \
+                        earlier release",
+        "properties": {
+            "keys": {"type": "array", "items": {"type": "string"},
+                     "description": "Their names, the one that seals first"},
+            "older": {
+                "type": "object",
+                "description": "How many of the secrets that it serves are sealed to another key \
+                                than the first, by key: that key has to stay in the key ring",
+                "additionalProperties": {"type": "integer"}
+            }
+        }
     })
 }
 

@@ -259,6 +259,7 @@ mod tests {
             meters_degraded: 0,
             restarts: Default::default(),
             not_kept: Default::default(),
+            sealing: None,
             failing: Vec::new(),
             faults: Vec::new(),
         }

@@ -79,8 +79,9 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
     for peer in &regions.peers {
         let mut shown = shown(&peer.name, peer.gateway.as_deref());
         shown["control"] = json!(peer.control);
-        let clock_ahead_ms = directory.status.following(&peer.name).clock_ahead_ms;
-        shown["clock_ahead_ms"] = json!(clock_ahead_ms.filter(|ahead| is_skewed(*ahead)));
+        let of = directory.status.following(&peer.name);
+        shown["clock_ahead_ms"] = json!(of.clock_ahead_ms.filter(|ahead| is_skewed(*ahead)));
+        shown["sealed_to_other_keys"] = json!(of.sealed_to_other_keys);
         if directory.is_home_to_any() {
             shown["replication"] = followed_by(control, directory, peer).await?;
         }
@@ -172,6 +173,17 @@ const CONTENT: &str = "Of the own region, where there are several: whether what 
                        it is served. Secrets of target credentials can be opened in their \
                        regions alone either way; targets, callers' credentials and the policy of \
                        these and of the organisation are kept in every region either way";
+/// What is told of clocks.
+const CLOCK_AHEAD: &str = "By how much its clock is ahead of that of this control plane, negative \
+                           where it is behind; null up to 2 s, and where this control plane is \
+                           not the one that replicates, or not connected there";
+
+/// What is counted as such.
+const SEALED_TO_OTHERS: &str = "Of another region: how many of its secrets are kept here sealed to \
+                                another of its keys than the one in its `public_file`. While \
+                                there are any, it cannot do without its older keys. null where \
+                                this control plane is not the one that replicates, or has not \
+                                looked yet";
 
 /// The schema of a region.
 pub fn schema() -> Value {
@@ -189,11 +201,9 @@ pub fn schema() -> Value {
             "hands_over_to": text("The region that home is being handed over to"),
             "gateway": {"type": ["string", "null"], "description": "Base URL of its gateway"},
             "control": text("Base URL of its REST API"),
-            "clock_ahead_ms": {"type": ["integer", "null"],
-                "description": "By how much its clock is ahead of that of this control plane, \
-                    negative where it is behind; null up to 2 s, and where this control plane is \
-                    not the one that replicates, or not connected there"},
             "content_by_region": flag(CONTENT),
+            "clock_ahead_ms": {"type": ["integer", "null"], "description": CLOCK_AHEAD},
+            "sealed_to_other_keys": {"type": ["integer", "null"], "description": SEALED_TO_OTHERS},
             "verified": flag("Whether versions that it made are taken with its signature only"),
             "unverified": {
                 "type": "array",

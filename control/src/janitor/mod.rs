@@ -20,12 +20,14 @@ mod sweep;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::health::Health;
 use proto::id::OrgId;
 use proto::keys;
+use proto::listening::Listening;
 use proto::restarts::{self, Restarts};
 use proto::store::load;
 use proto::store::{Revision, StoreError};
@@ -131,7 +133,8 @@ fn while_there(error: StoreError) -> Result<StoreError, StoreError> {
 impl Janitor {
     /// The janitor of a control plane with this archive.
     pub fn new(publisher: Arc<Publisher>, archive: Arc<Archive>, options: JanitorOptions) -> Self {
-        let seat = Arc::new(Seat::new(archive.name().to_owned()));
+        let name = archive.name().to_owned();
+        let seat = Arc::new(Seat::new(name, Listening::default()));
         Self {
             publisher,
             archive,
@@ -144,6 +147,13 @@ impl Janitor {
             retained_at: None,
             revisions: VecDeque::new(),
         }
+    }
+
+    /// The same, of a control plane that listens there: nodes dial none of it for a target.
+    pub fn listening_at(mut self, listens: Vec<SocketAddr>) -> Self {
+        let name = self.archive.name().to_owned();
+        self.seat = Arc::new(Seat::new(name, Listening { listens }));
+        self
     }
 
     /// Keeps this control plane's place among the others, and does a round now and then, until

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::keys;
+use proto::listening::Listening;
 use proto::store::{Compare, LeaseId, Op, Store, StoreError, Txn, TxnOutcome};
 use tokio::time::Instant;
 
@@ -49,6 +51,7 @@ pub async fn leads(store: &dyn Store, name: &str) -> Result<bool, StoreError> {
 /// See the module.
 pub(super) struct Seat {
     name: String,
+    listening: Listening,
     // Held for a copy only, never across an await.
     held: Mutex<Held>,
 }
@@ -61,9 +64,12 @@ struct Held {
 }
 
 impl Seat {
-    pub fn new(name: String) -> Self {
-        let held = Mutex::default();
-        Self { name, held }
+    pub fn new(name: String, listening: Listening) -> Self {
+        Self {
+            name,
+            listening,
+            held: Mutex::default(),
+        }
     }
 
     /// Whether this is the leader.
@@ -96,13 +102,14 @@ impl Seat {
             }
             None => store.grant_lease(LEASE).await?.id,
         };
-        let put = |key: String| Op::Put {
+        let put = |key: String, value: Bytes| Op::Put {
             key,
-            value: self.name.clone().into(),
+            value,
             lease: Some(lease),
         };
         if self.held().lease != Some(lease) {
-            let ops = vec![put(keys::control(&self.name))];
+            let listening = self.listening.to_json();
+            let ops = vec![put(keys::control(&self.name), listening.into())];
             store
                 .txn(Txn {
                     ops,
@@ -113,7 +120,7 @@ impl Seat {
         let key = keys::leader(ROLE);
         let lead = Txn {
             compares: vec![Compare::Absent(key.clone())],
-            ops: vec![put(key.clone())],
+            ops: vec![put(key.clone(), self.name.clone().into())],
             or_read: vec![key],
         };
         let leads = match store.txn(lead).await? {

@@ -165,6 +165,7 @@ mod tests {
                 meters_degraded: 0,
                 restarts: BTreeMap::new(),
                 not_kept: Default::default(),
+                sealing: None,
                 failing: Vec::new(),
                 faults: regressed.iter().map(fault).collect(),
             };

@@ -16,6 +16,7 @@ pub mod staleness;
 pub mod status;
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use proto::id::OrgId;
@@ -64,11 +65,15 @@ impl Peer {
     }
 }
 
-/// Whether a text is `host:port`, as in a peer's `replication`.
+/// Whether a text is `host:port`, as in a peer's `replication`; an IPv6 address has brackets.
 pub fn is_endpoint(text: &str) -> bool {
     let parts = text.rsplit_once(':');
     parts.is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        let is_host = match host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')) {
+            Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains([':', '[', ']']),
+        };
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
 }
 
@@ -182,6 +187,23 @@ mod tests {
             ("control.eu", "control.eu"),
         ] {
             assert_eq!(host_of(endpoint), host);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_told_from_what_cannot_be_dialled() {
+        for (text, expected) in [
+            ("control.eu:8082", true),
+            ("127.0.0.1:1", true),
+            ("[fd00::1]:8082", true),
+            ("fd00::1:8082", false),
+            ("[fd00::1]", false),
+            ("[control.eu]:8082", false),
+            ("control.eu:0", false),
+            ("control.eu", false),
+            (":8082", false),
+        ] {
+            assert_eq!(is_endpoint(text), expected, "{text}");
         }
     }
 }

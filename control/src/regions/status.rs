@@ -63,6 +63,9 @@ pub struct Following {
     /// Whether it was logged that the clock there is off, and not yet that it agrees again. It
     /// outlives connections, so that each of them does not tell of the same skew.
     pub clock_skewed: bool,
+    /// How many secrets of that region have a copy here that is sealed to another of its keys than
+    /// the one that is known here; none before they were looked through.
+    pub sealed_to_other_keys: Option<u64>,
 }
 
 impl Following {
@@ -144,6 +147,7 @@ impl Status {
             of.behind.clear();
             of.connected = None;
             of.clock_ahead_ms = None;
+            of.sealed_to_other_keys = None;
         }
     }
 

@@ -14,6 +14,7 @@ use super::apply::Guard;
 use super::clocks::Comparing;
 use super::connection::Connection;
 use super::resealed::Wanting;
+use super::rotated::Rotated;
 use super::taking::Taking;
 use super::{Broken, Replication};
 use crate::regions::Peer;
@@ -129,9 +130,13 @@ impl Follower {
         guard: &Guard,
     ) -> Result<std::convert::Infallible, Broken> {
         let (mut wanting, mut comparing) = (Wanting::default(), Comparing::default());
+        let mut rotated = Rotated::default();
         loop {
             self.0.move_shares(connection, guard).await?;
             self.0.fetch_sealed(connection, guard, &mut wanting).await?;
+            self.0
+                .fetch_rotated(connection, guard, &mut rotated)
+                .await?;
             self.0.compare_clocks(connection, &mut comparing).await?;
             tokio::time::sleep(match self.0.shares_with(connection.peer()) {
                 true => SHARES_EVERY,

@@ -41,6 +41,7 @@ mod pages;
 mod promotion;
 mod remembered;
 mod resealed;
+mod rotated;
 mod secrets;
 mod serving;
 mod shared_index;

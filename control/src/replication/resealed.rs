@@ -104,7 +104,7 @@ impl Replication {
     }
 
     /// The regions whose values are kept here of an organisation.
-    fn kept_regions(&self, state: &OrgState) -> Vec<&str> {
+    pub(super) fn kept_regions(&self, state: &OrgState) -> Vec<&str> {
         let org = state.config.org;
         let all = !state.config.head.is_cut() || self.homes.region_of(org) == self.regions.own;
         self.regions

@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::select_ok;
-use proto::hosts::Origin;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -56,9 +55,8 @@ const NOT_DIALLED: u64 = u64::MAX;
 /// One gateway; see the module.
 #[derive(Debug)]
 pub struct Gateway {
-    address: (String, u16),
-    /// The same as a host; none where it is no host, and so is never there.
-    host: Option<Host>,
+    host: Host,
+    port: u16,
     /// As requests to it are resolved: the machine's own names are not what they go to.
     resolver: Arc<Resolver>,
     started: Instant,
@@ -86,10 +84,10 @@ struct Reached {
 }
 
 impl Gateway {
-    fn new(origin: &Origin, resolver: Arc<Resolver>) -> Self {
+    fn new((host, port): (Host, u16), resolver: Arc<Resolver>) -> Self {
         Self {
-            address: (origin.host.trim_matches(['[', ']']).to_owned(), origin.port),
-            host: Host::parse(&origin.host).ok(),
+            host,
+            port,
             resolver,
             started: Instant::now(),
             used_ms: AtomicU64::new(0),
@@ -191,9 +189,9 @@ impl Gateway {
 
     /// Connects to whichever of its addresses answers first; gives when that began.
     async fn connect(&self) -> Option<Instant> {
-        let addresses = self.resolver.resolve(self.host.as_ref()?).await.ok()?;
+        let addresses = self.resolver.resolve(&self.host).await.ok()?;
         let begun = Instant::now();
-        let connect = |address| Box::pin(TcpStream::connect((address, self.address.1)));
+        let connect = |address| Box::pin(TcpStream::connect((address, self.port)));
         let dials = addresses.into_iter().take(ADDRESSES_MAX).map(connect);
         select_ok(dials).await.ok()?;
         Some(begun)
@@ -224,7 +222,7 @@ impl Gateway {
 
     /// Says that it has come or gone.
     fn tell(&self, was_there: bool) {
-        let (host, port) = &self.address;
+        let (host, port) = (&self.host, self.port);
         match (was_there, self.is_there()) {
             (true, false) => tracing::warn!("the gateway at {host}:{port} is gone"),
             (false, true) => tracing::info!("the gateway at {host}:{port} is back"),
@@ -294,7 +292,7 @@ async fn look_after(gateway: Weak<Gateway>) {
 /// The gateways in use, found again when a new version is compiled.
 #[derive(Debug, Default)]
 pub struct KnownGateways {
-    known: Mutex<HashMap<String, Weak<Gateway>>>,
+    known: Mutex<HashMap<(Host, u16), Weak<Gateway>>>,
     resolver: Arc<Resolver>,
 }
 
@@ -307,15 +305,15 @@ impl KnownGateways {
         }
     }
 
-    /// The gateway at an origin.
-    pub fn at(&self, origin: &Origin) -> Arc<Gateway> {
+    /// The gateway at an address.
+    pub fn at(&self, host: &Host, port: u16) -> Arc<Gateway> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = origin.to_string();
+        let key = (host.clone(), port);
         if let Some(gateway) = known.get(&key).and_then(Weak::upgrade) {
             return gateway;
         }
         known.retain(|_, gateway| gateway.strong_count() > 0);
-        let gateway = Arc::new(Gateway::new(origin, Arc::clone(&self.resolver)));
+        let gateway = Arc::new(Gateway::new(key.clone(), Arc::clone(&self.resolver)));
         // Compiling happens in a runtime, but for tests of the compiler alone.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(look_after(Arc::downgrade(&gateway)));
@@ -335,9 +333,8 @@ mod tests {
         }
     }
 
-    fn origin(port: u16) -> Origin {
-        let url = url::Url::parse(&format!("http://127.0.0.1:{port}")).unwrap();
-        Origin::of(&url).unwrap()
+    fn at(known: &KnownGateways, port: u16) -> Arc<Gateway> {
+        known.at(&Host::parse("127.0.0.1").unwrap(), port)
     }
 
     #[tokio::test]
@@ -345,8 +342,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let known = KnownGateways::default();
-        let gateway = known.at(&origin(port));
-        assert!(Arc::ptr_eq(&gateway, &known.at(&origin(port))));
+        let gateway = at(&known, port);
+        assert!(Arc::ptr_eq(&gateway, &at(&known, port)));
         assert_eq!((gateway.is_there(), gateway.distance()), (true, UNMEASURED));
         let mut reached = gateway.reached.subscribe();
         reached.wait_for(Option::is_some).await.unwrap();
@@ -377,8 +374,16 @@ mod tests {
         // One address after the other that does not answer would take all the time.
         let addresses = ["::1", "127.0.0.1"].map(|ip| ip.parse().unwrap());
         let known = KnownGateways::new([("gw.test".to_owned(), addresses.into())].into());
-        let url = url::Url::parse(&format!("http://gw.test:{port}")).unwrap();
-        let gateway = known.at(&Origin::of(&url).unwrap());
+        let gateway = known.at(&Host::parse("gw.test").unwrap(), port);
+        let mut reached = gateway.reached.subscribe();
+        reached.wait_for(Option::is_some).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_may_be_at_an_address_of_ipv6() {
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gateway = KnownGateways::default().at(&Host::parse("[::1]").unwrap(), port);
         let mut reached = gateway.reached.subscribe();
         reached.wait_for(Option::is_some).await.unwrap();
     }
@@ -387,7 +392,7 @@ mod tests {
     async fn it_is_dialled_for_as_long_as_a_request_waits_for_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let gateway = KnownGateways::default().at(&origin(port));
+        let gateway = at(&KnownGateways::default(), port);
         gateway.use_it();
         let began = Instant::now();
         let dialled_since = |since: Instant| {
@@ -423,7 +428,7 @@ mod tests {
     async fn one_that_is_gone_stays_so_until_a_dial_comes_through() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let gateway = KnownGateways::default().at(&origin(port));
+        let gateway = at(&KnownGateways::default(), port);
         let mut reached = gateway.reached.subscribe();
         reached.wait_for(Option::is_some).await.unwrap();
         gateway.use_it();
@@ -447,7 +452,7 @@ mod tests {
     async fn one_that_is_kept_in_view_is_known_to_be_gone_though_nobody_uses_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let gateway = KnownGateways::default().at(&origin(port));
+        let gateway = at(&KnownGateways::default(), port);
         gateway.keep_in_view();
         let mut reached = gateway.reached.subscribe();
         reached.wait_for(Option::is_some).await.unwrap();

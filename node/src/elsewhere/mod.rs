@@ -120,6 +120,14 @@ impl Elsewhere {
         format!("this proxy is served in {regions}, whose gateway is not known here; see `regions`")
     }
 
+    /// Sends the caller to the nearest gateway.
+    ///
+    /// Where that region has another version of the proxy, it may send the caller back. Nothing
+    /// tells it: a redirected request is a new one, in which nothing of ours is but the URL, and
+    /// what is added to that reaches the target and breaks what is signed over it. That ends when
+    /// the later version has arrived, and clients end it before: they follow some ten or twenty
+    /// redirects (RFC 9110 §15.4). What would not end is prevented where it can be told: a gateway
+    /// that is this region's own is no other's (`sync/compile/elsewhere.rs`).
     fn redirect(&self, exchange: &Exchange) -> EarlyEnd {
         if self.gateways.is_empty() {
             return EarlyEnd::new(Code::RegionUnavailable, self.unknown());

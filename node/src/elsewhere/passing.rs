@@ -301,7 +301,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use proto::hosts::Origin;
+    use proto::hosts::Scheme;
     use proto::id::{CredentialId, RequestId};
     use proto::proxy::CrossRegion;
     use proto::seal::DigestKey;
@@ -318,18 +318,17 @@ mod tests {
     use crate::upstream::address::{GuardPolicy, PermitEntry};
     use crate::upstream::tls::{TlsSettings, TlsSpec};
     use crate::upstream::{
-        CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
-        UpstreamSettings,
+        CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Timeouts, UpstreamSettings,
     };
 
     fn gateway(port: u16) -> RegionGateway {
         let loopback = "127.0.0.0/8".parse().unwrap();
         let url = format!("http://127.0.0.1:{port}");
-        let origin = Origin::of(&url::Url::parse(&url).unwrap()).unwrap();
+        let host = Host::parse("127.0.0.1").unwrap();
         let parts = DestinationParts {
             tenant: 0,
             scheme: Scheme::Http,
-            host: Host::parse("127.0.0.1").unwrap(),
+            host: host.clone(),
             port,
             tls: Arc::new(TlsSettings::new(&TlsSpec::default()).unwrap()),
             http2: false,
@@ -349,7 +348,7 @@ mod tests {
             url: url.into(),
             path: "/api/x".into(),
             destination: Arc::new(Destination::new(parts).unwrap()),
-            gateway: KnownGateways::default().at(&origin),
+            gateway: KnownGateways::default().at(&host, port),
             durations: AddressDurations::default(),
         }
     }

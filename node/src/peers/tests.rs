@@ -166,6 +166,17 @@ impl Node {
     }
 }
 
+/// Two nodes that have a link.
+async fn linked_pair() -> (Node, Node) {
+    let ca = authority();
+    let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
+    let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
+    a.knows(&[&b]);
+    a.up(&b).await;
+    b.up(&a).await;
+    (a, b)
+}
+
 async fn until(what: &str, met: impl Fn() -> bool) {
     let met = async {
         while !met() {
@@ -290,12 +301,7 @@ async fn what_is_no_frame_ends_the_connection() {
 
 #[tokio::test]
 async fn a_leaf_comes_from_a_peer_that_serves_it_or_has_just_read_it() {
-    let ca = authority();
-    let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
-    let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
-    a.knows(&[&b]);
-    a.up(&b).await;
-    b.up(&a).await;
+    let (a, b) = linked_pair().await;
     let packed = |content: &[u8]| Bytes::from(zstd::bulk::compress(content, 3).unwrap());
     let (one, other) = (Hash::of(b"one"), Hash::of(b"other"));
     let from = |node: &Node| {
@@ -388,12 +394,7 @@ async fn who_gave_the_last_leaf_is_asked_first() {
 
 #[tokio::test]
 async fn slots_are_written_by_a_peer_that_reaches_the_store() {
-    let ca = authority();
-    let mut a = Node::start("gw-a", "eu", tls(&ca, &ca, "gw-a")).await;
-    let mut b = Node::start("gw-b", "eu", tls(&ca, &ca, "gw-b")).await;
-    a.knows(&[&b]);
-    a.up(&b).await;
-    b.up(&a).await;
+    let (a, b) = linked_pair().await;
     let mut state = SlotState::default();
     assert!(state.set(a.me.incarnation, 3, 100));
     let bytes = state.encode().unwrap();

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use crate::config::DialGuardSettings;
-use crate::upstream::address::{GuardPolicy, Never, PermitEntry};
+use crate::upstream::address::{GuardPolicy, Learned, Never, PermitEntry};
 
 /// The dial guard of a node.
 #[derive(Clone, Debug, Default)]
@@ -67,8 +67,14 @@ impl Guard {
             never: Never {
                 sockets: own,
                 networks: Vec::new(),
+                learned: Learned::default(),
             },
         })
+    }
+
+    /// What is told of sockets that nothing may permit either, while the process runs.
+    pub fn learned(&self) -> Learned {
+        self.never.learned.clone()
     }
 
     /// What holds for the gateways of other regions, which the operator's directory names: all but

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use proto::health::Health;
 use proto::id::NodeId;
 use proto::keys;
-use proto::member::{FAULTS_MAX, FailingEndpoint, Member, MemberFault};
+use proto::member::{FAULTS_MAX, FailingEndpoint, Member, MemberFault, Sealing};
 use proto::restarts::Restarts;
+use proto::seal::Keyring;
 use proto::store::follow::World;
 use proto::store::load::Fault;
 use proto::store::{Store, StoreError};
@@ -19,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::entry::Entry;
 use super::roster::Roster;
+use super::rotation;
 use crate::health_checks::Checked;
 use crate::metrics::Metrics;
 use crate::peers::Known;
@@ -61,6 +63,8 @@ pub struct Membership {
     pub degraded: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Which tasks of the process panicked.
     pub health: Health,
+    /// What opens sealed secrets.
+    pub keyring: Arc<Keyring>,
     /// Is told how many nodes the region has, this one included, whenever they were counted, and
     /// which others can be dialled.
     pub counted: Box<dyn Fn(u64, Vec<Known>) + Send + Sync>,
@@ -87,6 +91,7 @@ async fn run_at(
         pace,
         tried_at: None,
         told: None,
+        sealing: None,
         counted_at: None,
         namesakes: 0,
     };
@@ -109,6 +114,8 @@ struct Keeper {
     /// When the entry was last looked at, also by a run that panicked.
     tried_at: Option<Instant>,
     told: Option<Member>,
+    /// What is sealed to which key in a world: counted once for each.
+    sealing: Option<(Arc<World>, Sealing)>,
     counted_at: Option<Instant>,
     namesakes: u32,
 }
@@ -174,6 +181,7 @@ impl Keeper {
                 all.map(|(part, count)| (part.to_owned(), count)).collect()
             },
             not_kept: self.membership.health.not_kept(),
+            sealing: Some(self.sealing(&world)),
             failing: {
                 let failing = self.membership.metrics.failing();
                 let shown = failing
@@ -184,6 +192,16 @@ impl Keeper {
             },
             faults: faults(&world),
         }
+    }
+
+    fn sealing(&mut self, world: &Arc<World>) -> Sealing {
+        let counted = self.sealing.take();
+        let counted = counted.filter(|(of, _)| Arc::ptr_eq(of, world));
+        let counted = counted.unwrap_or_else(|| {
+            let sealing = rotation::sealing(&self.membership.keyring, world);
+            (world.clone(), sealing)
+        });
+        self.sealing.insert(counted).1.clone()
     }
 
     /// Counts the nodes of the region, and warns of one that has the same name.
@@ -294,6 +312,7 @@ mod tests {
             metrics: Metrics::default(),
             degraded: Box::new(|| 3),
             health,
+            keyring: Arc::new(Keyring::generate("eu")),
             counted: Box::new(|_, _| {}),
         }
     }
@@ -392,6 +411,7 @@ mod tests {
                 metrics: Metrics::default(),
                 degraded: Box::new(|| 0),
                 health: Health::default(),
+                keyring: Arc::new(Keyring::generate(region)),
                 counted: Box::new(move |count, known| {
                     told.send((count, known)).expect("a receiver");
                 }),

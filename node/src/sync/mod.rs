@@ -5,9 +5,13 @@ pub mod demand;
 mod entry;
 pub mod guard;
 pub mod membership;
+pub mod planes;
 pub mod recovery;
 pub mod resealing;
 pub mod roster;
+pub mod rotation;
+#[cfg(test)]
+mod sealed_scene;
 pub mod test_requests;
 pub mod usage;
 

@@ -227,109 +227,19 @@ async fn never_or(jobs: Vec<std::pin::Pin<Box<impl Future<Output = ()>>>>) {
 
 #[cfg(test)]
 mod tests {
-    use proto::credential::SecretInput;
-    use proto::id::CredentialId;
     use proto::keys;
-    use proto::object::{Body, ObjectId, StoredCredential};
-    use proto::org::Role;
-    use proto::policy::Policy;
     use proto::retired::Retired;
-    use proto::seal::{NewSecret, Sealed};
-    use proto::store::embedded::Embedded;
-    use proto::store::{Revision, Txn};
-    use proto::tree::{Context, Operation, OrgConfig, apply};
-    use proto::version::{Epoch, Generation};
-    use serde_json::json;
+    use proto::seal::Sealed;
+    use proto::store::Txn;
+    use proto::version::Generation;
 
     use super::*;
-
-    const ORG: OrgId = OrgId::from_bits(7);
-    const CREDENTIAL: CredentialId = CredentialId::from_bits(3);
-
-    /// Region us, which holds the secret of a credential for us and eu.
-    struct Scene {
-        store: Arc<dyn Store>,
-        us: Arc<Keyring>,
-        config: Arc<OrgConfig>,
-        seal_id: String,
-        sealed: Sealed,
-        _dir: tempfile::TempDir,
-    }
+    use crate::sync::sealed_scene::{CREDENTIAL, ORG, Scene};
 
     impl Scene {
-        async fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store")).unwrap();
-            let us = Arc::new(Keyring::generate("us"));
-            let fields = json!({"credential": {"kind": "target", "auth_type": "bearer",
-                                               "hosts": ["a.example"], "regions": ["us", "eu"]}});
-            let stored: StoredCredential = serde_json::from_value(fields).unwrap();
-            let secret = || {
-                let mut input = SecretInput::default();
-                input.token = Some("canary".into());
-                input
-            };
-            let new = NewSecret::prepare(&us.digest_key, &stored.credential, secret());
-            let seal_id = new.seal_id.clone().unwrap();
-            let create = Operation::Create {
-                id: ObjectId::Credential(CREDENTIAL),
-                body: Body::Credential(stored.clone()),
-                secret: Some(Arc::new(new)),
-            };
-            let policy = Policy {
-                regions: vec!["us".into(), "eu".into(), "ap".into()],
-                ..Policy::default()
-            };
-            let context = Context {
-                now: jiff::Timestamp::now(),
-                policy: &policy,
-                role: Role::Owner,
-            };
-            let epoch = Epoch {
-                counter: 1,
-                region: "us".into(),
-            };
-            let genesis = OrgConfig::genesis(ORG, epoch);
-            let draft = apply(&genesis, &[create], &context).unwrap();
-            let packed = draft.commit(&genesis, 0, seal::random_name()).unwrap();
-            let config = Arc::new(packed.config);
-            let binding = Binding {
-                org: ORG,
-                credential: CREDENTIAL,
-                hosts: &stored.credential.hosts,
-                seal_id: &seal_id,
-            };
-            let sealed = seal::seal(&us.public().unwrap(), &binding, &secret()).unwrap();
-            let txn = Txn {
-                ops: vec![Op::put(keys::head(ORG), config.head.to_json())],
-                ..Txn::default()
-            };
-            store.txn(txn).await.unwrap();
-            Self {
-                store,
-                us,
-                config,
-                seal_id,
-                sealed,
-                _dir: dir,
-            }
-        }
-
         /// One pass for a region's key, of a node that sees these facts.
         async fn pass(&self, key: &RegionPublicKey, retired: Option<Retired>, place: &Place) {
-            let here = (CREDENTIAL, self.seal_id.clone());
-            let state = OrgState {
-                config: self.config.clone(),
-                sealed: Arc::new([(here, Arc::new(self.sealed.clone()))].into()),
-                sealed_whole: true,
-                retired: Arc::new(retired.map(|fact| (CREDENTIAL, fact)).into_iter().collect()),
-            };
-            let world = World {
-                revision: Revision(1),
-                orgs: [(ORG, Arc::new(state))].into(),
-                ..World::default()
-            };
-            let (_sender, worlds) = watch::channel(Arc::new(world));
+            let (_sender, worlds) = watch::channel(self.world(retired));
             let resealing = Resealing {
                 store: self.store.clone(),
                 worlds,
@@ -343,12 +253,6 @@ mod tests {
 
         async fn place(&self) -> Place {
             Place::take(&self.store, "resealing").await.unwrap()
-        }
-
-        async fn value(&self, region: &str) -> Option<Vec<u8>> {
-            let key = keys::secret(ORG, CREDENTIAL, &self.seal_id, region);
-            let found = self.store.get(&key).await.unwrap().value;
-            found.map(|pair| pair.value.to_vec())
         }
     }
 

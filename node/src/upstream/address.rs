@@ -12,8 +12,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use arc_swap::ArcSwap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// What the operator permits one organisation beyond global addresses.
@@ -47,7 +48,30 @@ pub struct Never {
     pub sockets: Vec<SocketAddr>,
     /// Whole networks, on every port.
     pub networks: Vec<IpNet>,
+    /// Sockets that come and go.
+    pub learned: Learned,
 }
+
+/// Sockets like [`Never::sockets`] that become known while the process runs: the listeners of
+/// control planes. All clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Learned(Arc<ArcSwap<Vec<SocketAddr>>>);
+
+impl Learned {
+    /// From now on these.
+    pub fn set(&self, sockets: Vec<SocketAddr>) {
+        self.0.store(Arc::new(sockets));
+    }
+}
+
+/// Whether they are one: what they hold may change at any time.
+impl PartialEq for Learned {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Learned {}
 
 /// Everything that decides whether an address may be dialled for one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,6 +291,7 @@ fn is_never(ip: IpAddr, port: u16, never: &Never, is_ours: &dyn Fn(IpAddr) -> bo
     METADATA.contains(&ip)
         || never.networks.iter().any(|network| network.contains(&ip))
         || never.sockets.iter().any(own_socket)
+        || never.learned.0.load().iter().any(own_socket)
 }
 
 /// The special range of an address; `None` for global unicast.

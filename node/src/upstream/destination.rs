@@ -6,29 +6,10 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::{Authority, Scheme as UriScheme};
+use proto::hosts::{Origin, Scheme, in_url};
 
 use super::address::GuardPolicy;
 use super::tls::TlsSettings;
-
-/// The two schemes a target may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// Plain text; only where the operator's `policy.allow_http` lets it.
-    Http,
-    /// TLS.
-    Https,
-}
-
-impl Scheme {
-    /// The port of a URL that names none.
-    #[must_use]
-    pub fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-}
 
 /// The host of a URL, in its one reading.
 ///
@@ -49,6 +30,15 @@ pub enum Host {
 pub struct BadHost(String);
 
 impl Host {
+    /// The host of an origin.
+    ///
+    /// # Errors
+    ///
+    /// [`BadHost`] for a name that is longer than names may be.
+    pub fn of(origin: &Origin) -> Result<Self, BadHost> {
+        Self::parse(&in_url(&origin.host))
+    }
+
     /// Reads a host as the URL standard does.
     ///
     /// # Errors

@@ -14,10 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use proto::hosts::Scheme;
 use rustls_pki_types::ServerName;
 
 use super::address::{AllowedAddr, judge};
-use super::destination::{Destination, Host, Scheme};
+use super::destination::{Destination, Host};
 use super::error::FailureKind;
 use super::resolve::Resolver;
 use super::transport::Transport;

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use proto::hosts::Origin;
 
 use super::address::{GuardPolicy, PermitEntry, judge};
 use super::destination::Host;
@@ -35,24 +36,20 @@ pub enum Foreseen {
     IfPermitted,
 }
 
-/// Judges the host and port of a URL.
+/// Judges the address of a URL.
 pub fn foresee(
-    (host, port): (&str, u16),
+    origin: &Origin,
     permits: &Permits<'_>,
     hosts: &Hosts,
     is_ours: &dyn Fn(IpAddr) -> bool,
 ) -> Foreseen {
-    let parsed = match host.contains(':') {
-        true => Host::parse(&format!("[{host}]")),
-        false => Host::parse(host),
-    };
-    let addresses = match parsed {
+    let addresses = match Host::of(origin) {
         Ok(Host::Literal(ip)) => vec![ip],
         Ok(Host::Name(name)) => known(&name, hosts).unwrap_or_default(),
         Err(_) => Vec::new(),
     };
     let each = addresses.into_iter().map(|ip| {
-        let address = SocketAddr::new(ip, port);
+        let address = SocketAddr::new(ip, origin.port);
         match permits {
             Permits::Known(policy) => match judge(address, policy, is_ours) {
                 Ok(_) => Foreseen::Passes,
@@ -122,18 +119,20 @@ mod tests {
                 Permits::Known(&not),
                 Permits::Elsewhere(networks),
             ];
-            let said = by.map(|by| foresee((host, port), &by, &hosts, &|_| false));
+            let url = url::Url::parse(&format!("https://{host}:{port}")).unwrap();
+            let origin = Origin::of(&url).unwrap();
+            let said = by.map(|by| foresee(&origin, &by, &hosts, &|_| false));
             assert_eq!(said, expected, "{host}:{port} {allowed}");
         };
         check("8.8.8.8", 443, false, [Passes; 3]);
-        check("2001:4860:4860::8888", 443, false, [Passes; 3]);
+        check("[2001:4860:4860::8888]", 443, false, [Passes; 3]);
         check("10.0.0.1", 443, true, [Passes, Refused, IfPermitted]);
         check("0xa.1", 443, true, [Passes, Refused, IfPermitted]);
         check("10.0.0.1", 80, true, [Refused, Refused, IfPermitted]);
         check("10.0.0.1", 443, false, [Refused; 3]);
         check("8.8.8.8", 22, false, [Refused, Refused, IfPermitted]);
         check("169.254.169.254", 443, true, [Refused; 3]);
-        check("::1", 443, true, [Refused; 3]);
+        check("[::1]", 443, true, [Refused; 3]);
         check("localhost", 443, false, [Refused; 3]);
         check("api.localhost", 443, false, [Refused; 3]);
         check("one.corp", 443, true, [Passes, Refused, IfPermitted]);

@@ -51,7 +51,7 @@ pub use acquire::PoolSettings;
 pub use answer::{Answer, AnswerBody, Watch};
 pub use counted::ConnectionCounts;
 pub use destination::{
-    BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme, Timeouts,
+    BadHost, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Timeouts,
 };
 pub use dial::is_our_address;
 pub use error::{AnswerError, Earlier, Failure, FailureKind, Fault, SendError, Stopped};

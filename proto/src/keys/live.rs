@@ -1,6 +1,6 @@
 //! What a node watches, told by its key.
 
-use super::{BEAT, DELTAS, HEADS, RECOVERY_ASK, REGIONS, RETIRED, TESTS};
+use super::{BEAT, DELTAS, HEADS, RECOVERY_ASK, REGIONS, RESEALED, RETIRED, TESTS};
 use crate::id::{CredentialId, OrgId, RequestId};
 
 /// A key below [`LIVE`].
@@ -20,6 +20,8 @@ pub enum Live {
     RecoveryAsk,
     /// The beat of control.
     Beat,
+    /// To which key sealed values were sealed anew.
+    Resealed,
 }
 
 impl Live {
@@ -27,6 +29,7 @@ impl Live {
     pub fn parse(key: &str) -> Option<Self> {
         match key {
             BEAT => return Some(Self::Beat),
+            RESEALED => return Some(Self::Resealed),
             REGIONS => return Some(Self::Regions),
             RECOVERY_ASK => return Some(Self::RecoveryAsk),
             _ => {}

@@ -38,6 +38,9 @@ pub const TESTS: &str = "live/test/";
 pub const REGIONS: &str = "live/regions";
 /// Written by control every few seconds; a watch that does not show it is dead.
 pub const BEAT: &str = "live/beat";
+/// To which key sealed values of the region were sealed anew: what is sealed to another one is read
+/// again.
+pub const RESEALED: &str = "live/resealed";
 
 /// The head of an organisation.
 pub fn head(org: OrgId) -> String {
@@ -395,6 +398,7 @@ mod tests {
                 Some(Live::Retired(org, credential)),
             ),
             (BEAT.to_owned(), Some(Live::Beat)),
+            (RESEALED.to_owned(), Some(Live::Resealed)),
             (RECOVERY_ASK.to_owned(), Some(Live::RecoveryAsk)),
             ("live/".to_owned(), None),
             ("live/head/x".to_owned(), None),

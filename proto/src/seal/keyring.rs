@@ -12,6 +12,9 @@ use hpke::{Deserializable, Kem, Serializable};
 use super::{DigestKey, Random, RegionPublicKey, random_name};
 use crate::signature::VerifyingKey;
 
+/// More key pairs than a ring needs: one that is rotated every month has a year's.
+const KEYS_MAX: usize = 16;
+
 /// The keys of a region.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,6 +189,30 @@ impl Keyring {
             digest_key,
             trusted: Vec::new(),
         }
+    }
+
+    /// Puts a fresh key pair first: it seals from now on, and those before it open what they
+    /// opened. `None` where there are as many as a ring may have.
+    pub fn rotate(&mut self) -> Option<&KeyPair> {
+        if self.keys.len() >= KEYS_MAX {
+            return None;
+        }
+        self.keys.insert(0, KeyPair::generate());
+        self.keys.first()
+    }
+
+    /// Takes an older key out; whether it was there. The first one stays: it seals.
+    pub fn forget(&mut self, id: &str) -> bool {
+        let older = self.keys.iter().skip(1).position(|pair| pair.id == id);
+        older.is_some_and(|at| {
+            self.keys.remove(at + 1);
+            true
+        })
+    }
+
+    /// The names of its keys, the one that seals first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(KeyPair::id)
     }
 
     /// Vouches for the key of another region, in the place of what it had before; gives that.

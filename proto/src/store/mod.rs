@@ -19,6 +19,7 @@ pub mod lacking;
 pub mod limits;
 pub mod load;
 pub mod nearby;
+pub mod over;
 pub mod place;
 pub mod recovery;
 mod span;

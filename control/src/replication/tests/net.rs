@@ -424,6 +424,18 @@ impl Region {
         )
     }
 
+    /// The same, with these key rings of all regions.
+    pub fn restarted_by(&self, rings: &[Keyring]) -> Self {
+        let own = rings.iter().find(|ring| ring.region == self.name());
+        let (own, all) = (own.unwrap_or(&self.ring), Arc::new(rings.to_vec()));
+        region(
+            (&self.net, own, &all),
+            (&self.signing, &self.policy),
+            self.store.clone(),
+            self.dir.clone(),
+        )
+    }
+
     /// The same region's answers, of so many bytes.
     pub fn source_of(&self, answer_bytes: usize) -> Arc<Source> {
         Arc::new(Source {

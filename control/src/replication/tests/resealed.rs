@@ -148,6 +148,56 @@ async fn a_region_that_keeps_its_own_only_asks_for_no_other() {
 
 /// One list of operations may narrow a credential and change its secret besides.
 #[tokio::test(flavor = "multi_thread")]
+async fn copies_follow_a_region_that_seals_its_secrets_anew() {
+    let (_net, all) = installation(&["us", "eu", "ap"]).await;
+    let [us, eu, ap]: [Region; 3] = all.try_into().ok().unwrap();
+    let before = [&us, &eu, &ap].map(following);
+    let org = us.org();
+    let fields = json!({"name": "c", "hosts": ["h1.example"], "regions": ["us", "eu", "ap"]});
+    let made = [
+        create_target(1, "t"),
+        credential(&us, ("target", 1), fields),
+    ];
+    us.publish(org, made.into()).await;
+    equal(&[&us, &eu, &ap]).await;
+    drop(before);
+    let mut rotated = eu.ring.clone();
+    rotated.rotate().unwrap();
+    let rings = [us.ring.clone(), rotated, ap.ring.clone()];
+    let restarted = [&us, &eu, &ap].map(|region| region.restarted_by(&rings));
+    let [us, eu, ap] = &restarted;
+    for region in [us, eu, ap] {
+        region.seen(org).await;
+    }
+    let links = [us, eu, ap].map(following);
+    let others = |of: &Region, peer| of.replication.status.following(peer).sealed_to_other_keys;
+    comes("what eu has to seal anew is counted", || async {
+        let of_eu = (others(us, "eu"), others(ap, "eu"));
+        of_eu == (Some(1), Some(1)) && others(us, "ap") == Some(0)
+    })
+    .await;
+    let copy = value(us, "ap").await;
+    reseal(eu, eu).await;
+    let restarted = [us, eu, ap].map(|region| region.restarted_by(&rings));
+    drop(links);
+    let [us, eu, ap] = &restarted;
+    for region in [us, eu, ap] {
+        region.seen(org).await;
+    }
+    let _following = [us, eu, ap].map(following);
+    let made = value(eu, "eu").await;
+    comes("what eu has sealed anew", || async {
+        value(us, "eu").await == made && value(ap, "eu").await == made
+    })
+    .await;
+    comes("nothing is left", || async {
+        others(us, "eu") == Some(0) && others(ap, "eu") == Some(0)
+    })
+    .await;
+    assert_eq!(value(us, "ap").await, copy, "what nobody sealed anew stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_credential_is_narrowed_and_changed_at_once() {
     let (_net, all) = installation(&["us", "eu"]).await;
     let us = &all[0];

@@ -9,6 +9,7 @@ use proto::path::PathOptions;
 use proto::proxy::{
     CrossRegion, ErrorBodies, ForeignUrls, OnClientAbort, Proxy, RewriteUrls, ScrubBodies,
 };
+use proto::regions::Gateways;
 use proto::rule::RuleSet;
 use proto::target::{BaseUrl, Effect, Target};
 
@@ -20,7 +21,7 @@ use crate::metering::Metering;
 use crate::metrics::AddressDurations;
 use crate::snapshot::{CompiledProxy, CompiledTarget, End, FormVersion, ProxyCredential};
 use crate::upstream::tls::TlsSpec;
-use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
+use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host};
 
 /// The other region has timeouts of its own, and a gateway that is gone is noticed by dials; this
 /// only bounds what no answer will ever come to.
@@ -111,18 +112,28 @@ impl OrgCompiler<'_> {
         let idle_ms = target.and_then(|target| proxy.timeouts.or(target.timeouts).idle_ms);
         let default = upstream::Timeouts::default().idle;
         let idle = idle_ms.map_or(default, Duration::from_millis) + IDLE_MORE;
+        let there = |url: &str| {
+            let url = format!("{url}/api/{id}");
+            let (base, host) = address(&url)?;
+            Some((url, base, host))
+        };
+        let urls = &self.compiler.gateways.urls;
+        let here = urls.get(&self.compiler.parts.keyring.region);
+        let here = here.and_then(|url| there(url));
         let mut found = Vec::new();
         for region in &proxy.regions {
             // A region that nobody knows the gateway of cannot be reached through it. One whose
             // gateway cannot be read is no other: it takes no right from what its proxies say.
-            let Some(url) = self.compiler.gateways.urls.get(region) else {
+            let known = urls.get(region).and_then(|url| there(url));
+            let Some((url, base, host)) = known else {
                 continue;
             };
-            let url = format!("{url}/api/{id}");
-            let Some((base, host)) = address(&url) else {
+            // Nor can one that is found under this region's own URL (all behind one name, say): a
+            // caller who is redirected there comes back, and again.
+            if here.as_ref().is_some_and(|(_, here, _)| *here == base) {
                 continue;
-            };
-            let gateway = self.compiler.known_gateways.at(&base.origin);
+            }
+            let gateway = self.compiler.known_gateways.at(&host, base.origin.port);
             if proxy.cross_region == CrossRegion::Redirect {
                 gateway.keep_in_view();
             }
@@ -146,10 +157,7 @@ impl OrgCompiler<'_> {
     ) -> Result<Destination, String> {
         let tls = self.compiler.tls.get(&TlsSpec::default());
         Destination::new(DestinationParts {
-            scheme: match origin.scheme {
-                proto::hosts::Scheme::Http => Scheme::Http,
-                proto::hosts::Scheme::Https => Scheme::Https,
-            },
+            scheme: origin.scheme,
             host,
             port: origin.port,
             tls: tls.map_err(|error| error.to_string())?,
@@ -168,10 +176,43 @@ impl OrgCompiler<'_> {
     }
 }
 
+/// Says which gateways of other regions nobody is sent to: what these serve is answered as if their
+/// gateways were not known.
+pub(super) fn tell_unused(gateways: &Gateways, own: &str) {
+    for (region, url, why) in unused(gateways, own) {
+        tracing::warn!(
+            region,
+            "the gateway of region {region}, {url}, {why}: calls of proxies that it serves are \
+             not sent there; correct its `gateway` in `regions.peers`"
+        );
+    }
+}
+
+fn unused<'g>(
+    gateways: &'g Gateways,
+    own: &str,
+) -> impl Iterator<Item = (&'g str, &'g str, &'static str)> {
+    let here = gateways.urls.get(own).and_then(|url| address(url));
+    let others = gateways
+        .urls
+        .iter()
+        .filter(move |(region, _)| *region != own);
+    others.filter_map(move |(region, url)| {
+        let why = match (address(url), &here) {
+            (None, _) => "is no URL that can be dialled",
+            (Some((there, _)), Some((here, _))) if there == *here => {
+                "is this region's own, where they would be sent there again"
+            }
+            _ => return None,
+        };
+        Some((region.as_str(), url.as_str(), why))
+    })
+}
+
 /// A gateway's URL as what is dialled; none where it cannot be.
 fn address(url: &str) -> Option<(BaseUrl, Host)> {
     let base = BaseUrl::parse(url).ok()?;
-    let host = Host::parse(&base.origin.host).ok()?;
+    let host = Host::of(&base.origin).ok()?;
     Some((base, host))
 }
 
@@ -204,4 +245,34 @@ fn stands_for(
         rules,
         idempotency_header: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_nobody_is_sent_to_is_named() {
+        let long = format!("https://{}.example", "a".repeat(64));
+        let urls = [
+            ("ap", "https://ap.example/base"),
+            ("eu", "http://[::1]:81"),
+            ("mars", "https://mars.example:port"),
+            ("moon", &long),
+            ("one", "https://here.example/base/"),
+            ("own", "https://HERE.example:443/base"),
+            ("us", "https://192.0.2.1"),
+        ];
+        let urls = urls.map(|(region, url)| (region.to_owned(), url.to_owned()));
+        let gateways = Gateways { urls: urls.into() };
+        let named = |own: &'static str| -> Vec<&str> {
+            unused(&gateways, own)
+                .map(|(region, _, _)| region)
+                .collect()
+        };
+        assert_eq!(named("own"), ["mars", "moon", "one"]);
+        assert_eq!(named("mars"), ["moon"], "the own is another's matter");
+        let why = unused(&gateways, "own").last().map(|(_, _, why)| why);
+        assert!(why.is_some_and(|why| why.contains("own")), "{why:?}");
+    }
 }

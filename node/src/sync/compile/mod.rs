@@ -126,6 +126,9 @@ impl Compiler {
     /// The snapshot of a world.
     pub fn compile(&mut self, world: &World) -> Outcome {
         let moved = self.gateways != world.gateways;
+        if moved {
+            elsewhere::tell_unused(&world.gateways, &self.parts.keyring.region);
+        }
         self.gateways = Arc::clone(&world.gateways);
         let (mut faults, mut replaced) = (Vec::new(), Replaced::default());
         let mut compiled = HashMap::with_capacity(world.slugs.len());

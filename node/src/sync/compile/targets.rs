@@ -20,7 +20,7 @@ use crate::endpoints::{Endpoint, Endpoints};
 use crate::health_checks::{Checked, CheckedParts};
 use crate::snapshot::CompiledTarget;
 use crate::upstream::tls::{Roots, TlsSpec};
-use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host, Scheme};
+use crate::upstream::{self, CONNECTIONS_MAX_DEFAULT, Destination, DestinationParts, Host};
 
 impl OrgCompiler<'_> {
     /// The target of a proxy, with those of its endpoints that the proxy's calls may go to. Control
@@ -213,11 +213,8 @@ impl OrgCompiler<'_> {
         let ms = |value: Option<u64>| value.map(Duration::from_millis);
         let default = upstream::Timeouts::default();
         Destination::new(DestinationParts {
-            scheme: match origin.scheme {
-                proto::hosts::Scheme::Http => Scheme::Http,
-                proto::hosts::Scheme::Https => Scheme::Https,
-            },
-            host: Host::parse(&origin.host).map_err(|error| error.to_string())?,
+            scheme: origin.scheme,
+            host: Host::of(origin).map_err(|error| error.to_string())?,
             port: origin.port,
             tls,
             http2: target.http2,

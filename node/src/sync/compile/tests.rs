@@ -514,10 +514,11 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
         ("ap", "https://ap.invalid/base"),
         ("eu", "http://eu.invalid:81"),
         ("mars", "https://mars.invalid:port"),
+        ("one", "https://HERE.invalid:443"),
     ]);
     let pin = update(proxy(1), |body| {
         if let Body::Proxy(proxy) = body {
-            proxy.regions = ["ap", "eu", "mars"].map(String::from).to_vec();
+            proxy.regions = ["ap", "eu", "mars", "one"].map(String::from).to_vec();
             proxy.alias = Some("pinned".into());
         }
     });
@@ -526,7 +527,7 @@ async fn a_proxy_of_other_regions_is_known_with_their_gateways() {
     let elsewhere = pinned.elsewhere.as_ref().unwrap();
     assert_eq!(
         (&*elsewhere.own, &*elsewhere.regions),
-        ("local", "ap, eu, mars")
+        ("local", "ap, eu, mars, one")
     );
     let gateways = &elsewhere.gateways;
     let id = ProxyId::from_bits(1);

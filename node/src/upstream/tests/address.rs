@@ -230,6 +230,7 @@ fn some_addresses_no_setting_permits() {
                 .iter()
                 .map(|network| network.parse().unwrap())
                 .collect(),
+            ..Never::default()
         },
     };
     let ours = ip("10.0.0.7");
@@ -309,7 +310,7 @@ fn whose_address_it_is_is_asked_only_where_it_matters() {
     let policy = GuardPolicy {
         never: Never {
             sockets: vec!["0.0.0.0:8080".parse().unwrap()],
-            networks: vec![],
+            ..Never::default()
         },
         ..GuardPolicy::default()
     };

@@ -43,7 +43,7 @@ fn only_equal_identities_share_a_connection() {
     check("another forbidden network", false, |parts| {
         Arc::make_mut(&mut parts.guard).never = Never {
             networks: vec!["10.0.0.0/8".parse().unwrap()],
-            sockets: vec![],
+            ..Never::default()
         };
     });
 }

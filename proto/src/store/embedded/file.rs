@@ -1,7 +1,6 @@
 //! Opening the store's file: for one process at a time, private to its user, ours and sound.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, DEFAULT_NAME, FileControl, OpenFlags};
 
+use super::beside::{self, LOGS, with_suffix};
 use super::fault::not_opened;
 use crate::store::StoreError;
 
@@ -23,6 +23,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The write-ahead log is cut back to this size after a checkpoint.
 const LOG_BYTES_MAX: u64 = 64 << 20;
+
+/// Beside the file: what it is locked by, and which log belongs to it.
+const LOCK: &str = ".lock";
 
 const SQLITE_PAGE_BYTES: u64 = 4096;
 
@@ -53,13 +56,28 @@ INSERT INTO compaction VALUES (1, 0);
 pub(super) struct DataFile {
     path: PathBuf,
     // A file of its own: closing any handle of the database file would drop SQLite's own locks.
-    _lock: File,
+    lock: File,
 }
 
 impl DataFile {
     /// Creates the file when it is absent and takes it for this process.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
-        let lock_path = with_suffix(path, ".lock");
+        let file = Self::locked(path)?;
+        if beside::is_empty(path) && !beside::is_empty(&with_suffix(path, LOGS[0])) {
+            // SQLite would delete it: it is of a file that is gone.
+            for log in file.move_aside(&LOGS)? {
+                let (path, log) = (path.display(), log.display());
+                tracing::warn!("{path} is made anew; what was beside it is {log} now");
+            }
+        }
+        not_of_another(path, &file.lock)?;
+        create(path)?;
+        Ok(file)
+    }
+
+    /// Takes the place of the file for this process.
+    fn locked(path: &Path) -> Result<Self, StoreError> {
+        let lock_path = with_suffix(path, LOCK);
         let lock = private().create(true).open(&lock_path);
         let lock = lock.map_err(|error| cannot("open", &lock_path, &error))?;
         match lock.try_lock() {
@@ -72,11 +90,47 @@ impl DataFile {
             }
             Err(TryLockError::Error(error)) => return Err(cannot("lock", &lock_path, &error)),
         }
-        create(path)?;
         Ok(Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Puts a backup in the place of the file, or says that what is there is one: what SQLite would
+    /// replay onto it is moved aside, with the former file if there is one. Says what was moved.
+    pub(super) fn restore(path: &Path, backup: Option<&Path>) -> Result<Vec<PathBuf>, StoreError> {
+        let file = Self::locked(path)?;
+        let staged = backup.map(|backup| stage(path, backup)).transpose()?;
+        let moved = match &staged {
+            Some(_) => file.move_aside(&["", LOGS[0], LOGS[1]])?,
+            None if beside::is_empty(path) => {
+                let why = format!("there is no {}; name the backup", path.display());
+                return Err(StoreError::Unavailable(why));
+            }
+            None => file.move_aside(&LOGS)?,
+        };
+        if let Some(staged) = staged {
+            fs::rename(&staged, path).map_err(|error| cannot("make", path, &error))?;
+        }
+        sync_directory(path)?;
+        // It is of the former one.
+        let cleared = file.lock.set_len(0);
+        cleared.map_err(|error| cannot("write", &with_suffix(path, LOCK), &error))?;
+        Ok(moved)
+    }
+
+    fn move_aside(&self, suffixes: &[&str]) -> Result<Vec<PathBuf>, StoreError> {
+        let moved = beside::move_aside(&self.path, suffixes);
+        moved.map_err(|error| cannot("move aside what is beside", &self.path, &error))
+    }
+
+    /// Keeps down which files are open, so that the next start knows whether the log belongs to
+    /// what it finds. A disk that is full is no reason not to serve.
+    pub(super) fn note(&self) {
+        if let Err(error) = beside::note(&self.path, &self.lock) {
+            let lock = with_suffix(&self.path, LOCK);
+            tracing::warn!("{}", cannot("write", &lock, &error));
+        }
     }
 
     /// Whether the file, if there is one, is ours and of tables that are known. Another process may
@@ -84,6 +138,9 @@ impl DataFile {
     pub(super) fn check(path: &Path) -> Result<(), StoreError> {
         if !path.exists() {
             return Ok(());
+        }
+        if let Ok(lock) = File::open(with_suffix(path, LOCK)) {
+            not_of_another(path, &lock)?;
         }
         let opened = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
             .and_then(|db| db.busy_timeout(BUSY_TIMEOUT).map(|()| db));
@@ -136,10 +193,46 @@ fn named(path: &Path, error: StoreError) -> StoreError {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    PathBuf::from(name)
+/// Refuses a file that has the place of the one that the log beside it was written for.
+fn not_of_another(path: &Path, lock: &File) -> Result<(), StoreError> {
+    if !beside::is_of_another(path, lock) {
+        return Ok(());
+    }
+    let (log, lock) = (with_suffix(path, LOGS[0]), with_suffix(path, LOCK));
+    let why = format!(
+        "it is not the file that {} was written for, and SQLite would replay that onto it. If it \
+         is a restored backup, `requestrocket restore --data-dir` of its folder moves the log \
+         aside; if it is the same file, moved away and back, remove {}",
+        log.display(),
+        lock.display()
+    );
+    Err(named(path, StoreError::Corrupt(why)))
+}
+
+/// Copies a backup beside the file, with what its own log holds, and looks whether it is a store.
+fn stage(path: &Path, backup: &Path) -> Result<PathBuf, StoreError> {
+    let staged = with_suffix(path, ".restored");
+    let made = private().create(true).open(&staged);
+    let made = made.and_then(|staged| staged.set_len(0).map(|()| staged));
+    let made = made.map_err(|error| cannot("make", &staged, &error))?;
+    let copied = Connection::open_with_flags(backup, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| not_opened(&error))
+        .and_then(|db| match is_fresh(&db)? {
+            true => Err(StoreError::Corrupt("there is no store in it".into())),
+            false => Ok(db),
+        });
+    let copied = copied.and_then(|db| {
+        let copy = db.execute("VACUUM INTO ?1", [staged.to_string_lossy()]);
+        copy.map(drop).map_err(|error| not_opened(&error))
+    });
+    let copied = copied.map_err(|error| named(backup, error)).and_then(|()| {
+        let synced = made.sync_all();
+        synced.map_err(|error| cannot("sync", &staged, &error))
+    });
+    if copied.is_err() {
+        let _ = fs::remove_file(&staged);
+    }
+    copied.map(|()| staged)
 }
 
 fn private() -> OpenOptions {
@@ -163,7 +256,11 @@ fn create(path: &Path) -> Result<(), StoreError> {
     }
     let created = private().create_new(true).open(path);
     created.map_err(|error| cannot("create", path, &error))?;
-    // The name must survive a power cut as well as what is written under it.
+    sync_directory(path)
+}
+
+/// The name must survive a power cut as well as what is written under it.
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

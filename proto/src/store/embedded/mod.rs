@@ -6,6 +6,7 @@
 //! that is killed, or a machine that loses power, loses nothing that was acknowledged.
 
 mod batch;
+mod beside;
 mod fault;
 mod file;
 mod history;
@@ -18,7 +19,7 @@ mod watch;
 mod writer;
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,16 @@ impl Embedded {
         DataFile::check(path)
     }
 
+    /// Puts a backup in the place of the file while no process has it; without one, what is there
+    /// is taken to be a backup. The logs of the former file, which SQLite would replay onto it, are
+    /// moved aside, and the former file with them. Gives the new names of what was moved.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`]; the backup holds no store.
+    pub fn restore(path: &Path, backup: Option<&Path>) -> Result<Vec<PathBuf>, StoreError> {
+        DataFile::restore(path, backup)
+    }
+
     /// [`Embedded::open`] with chosen options.
     ///
     /// # Errors
@@ -102,6 +113,7 @@ impl Embedded {
             .map(|_| file.open_reader())
             .collect::<Result<Vec<_>, _>>()?;
         let readers = Arc::new(Readers::start(connections)?);
+        file.note();
         Ok(Arc::new(Self {
             writer,
             readers,

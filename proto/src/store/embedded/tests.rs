@@ -4,15 +4,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, StatementStatus, ffi, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, DEFAULT_NAME, ErrorCode, FileControl, StatementStatus, ffi, params};
 
 use super::batch::{Batch, SWEPT, Sweep};
 use super::fault::Fault;
 use super::room::Room;
 use super::writer::{QUEUE_MAX, Writer};
-use super::{file, history};
+use super::{Embedded, beside, file, history};
 use crate::store::span::Span;
-use crate::store::{Compare, KeyValue, LeaseId, Op, Range, Revision, StoreError, Txn, TxnOutcome};
+use crate::store::{
+    Compare, KeyValue, LeaseId, Op, Range, Revision, Store, StoreError, Txn, TxnOutcome,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -174,6 +177,92 @@ fn the_end_of_a_sweep_does_not_read_the_rest_of_the_table() {
     let (rows, steps) = look(98);
     assert_eq!(rows, 0);
     assert!(steps < 500, "{steps} steps");
+}
+
+/// Leaves a log as a process that is killed does.
+fn write_and_die(path: &std::path::Path, key: &str) {
+    let db = Connection::open(path).unwrap();
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
+    db.file_control(DEFAULT_NAME, FileControl::PersistWal(&mut 1))
+        .unwrap();
+    apply(&db, &[put(key, "1")]);
+    db.close().unwrap();
+    let log = beside::with_suffix(path, "-wal").metadata().unwrap();
+    assert!(log.len() > 0);
+}
+
+#[tokio::test]
+async fn a_backup_gets_nothing_of_the_lost_files_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (path, backup, lost) = (at("store"), at("backup"), at("lost"));
+    let keys = async || {
+        let store = Embedded::open(&path).unwrap();
+        let in_use = Embedded::restore(&path, Some(&backup));
+        assert!(
+            matches!(in_use, Err(StoreError::Unavailable(_))),
+            "{in_use:?}"
+        );
+        let mut there = String::new();
+        for key in ["a", "b"] {
+            let found = store.get(key).await.unwrap().value;
+            there.push_str(found.map_or("", |_| key));
+        }
+        there
+    };
+    let store = Embedded::open(&path).unwrap();
+    store.txn(put("a", "1")).await.unwrap();
+    drop(store);
+    std::fs::copy(&path, &backup).unwrap();
+    assert_eq!(keys().await, "a");
+    write_and_die(&path, "b");
+
+    std::fs::rename(&path, &lost).unwrap();
+    std::fs::copy(&backup, &path).unwrap();
+    for refused in [Embedded::check(&path), Embedded::open(&path).map(drop)] {
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("`requestrocket restore"), "{said}");
+    }
+    // What it was written for is not refused: nothing of it is lost.
+    std::fs::rename(&lost, &path).unwrap();
+    assert_eq!(keys().await, "ab");
+    write_and_die(&path, "b");
+
+    // The backup is put there before, or by the one call.
+    std::fs::rename(&path, &lost).unwrap();
+    std::fs::copy(&backup, &path).unwrap();
+    let moved = Embedded::restore(&path, None).unwrap();
+    assert_eq!(moved, [at("store.aside.1-wal"), at("store.aside.1-shm")]);
+    assert_eq!(keys().await, "a");
+    write_and_die(&path, "b");
+    let moved = Embedded::restore(&path, Some(&backup)).unwrap();
+    let names = ["store.aside.2", "store.aside.2-wal", "store.aside.2-shm"];
+    assert_eq!(moved, names.map(at));
+    assert_eq!(keys().await, "a");
+    std::fs::rename(at("store.aside.2"), &path).unwrap();
+    std::fs::rename(at("store.aside.2-wal"), at("store-wal")).unwrap();
+    assert_eq!(keys().await, "ab", "they were kept together");
+
+    for (backup, why) in [(at("none"), "unable to open"), (at("store.lock"), "")] {
+        let refused = Embedded::restore(&path, Some(&backup));
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+        assert_eq!(keys().await, "ab", "nothing was moved");
+    }
+}
+
+/// SQLite would delete it.
+#[tokio::test]
+async fn a_log_whose_file_is_gone_is_kept_when_a_store_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(Embedded::open(&path).unwrap());
+    write_and_die(&path, "a");
+    std::fs::remove_file(&path).unwrap();
+    let store = Embedded::open(&path).unwrap();
+    assert!(store.get("a").await.unwrap().value.is_none());
+    assert!(dir.path().join("store.aside.1-wal").exists());
 }
 
 /// The lock file may have been removed.

@@ -11,6 +11,7 @@ mod news;
 mod pulse;
 mod reader;
 mod retries;
+mod sealed;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -243,6 +244,12 @@ impl Follower {
             match event {
                 Event::Put(pair) => {
                     self.notices.put(&pair);
+                    if pair.key == keys::RESEALED {
+                        // Who has nothing that is older reads nothing.
+                        for org in self.world.borrow().orgs.keys() {
+                            news.entry(*org).or_default();
+                        }
+                    }
                     collect(&mut news, &mut stray, pair);
                 }
                 Event::Delete { key, .. } => match Live::parse(&key) {
@@ -340,6 +347,7 @@ impl Follower {
             near: self.near.as_deref(),
             together,
             region: &self.region,
+            resealed: self.notices.resealed.as_deref(),
         }
     }
 

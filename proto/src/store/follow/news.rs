@@ -87,7 +87,8 @@ pub(super) fn collect(news: &mut BTreeMap<OrgId, News>, stray: &mut Vec<Fault>, 
             }),
             Err(_) => {}
         },
-        Some(Live::Test(_) | Live::Regions | Live::RecoveryAsk | Live::Beat) | None => {}
+        Some(Live::Test(_) | Live::Regions | Live::RecoveryAsk | Live::Beat | Live::Resealed)
+        | None => {}
     }
 }
 
@@ -98,6 +99,8 @@ pub(super) struct Notices {
     pub gateways: Arc<Gateways>,
     /// A person's request to write back what the store has lost.
     pub asked: Option<Arc<KeyValue>>,
+    /// The key that sealed values were sealed to anew.
+    pub resealed: Option<String>,
 }
 
 impl Notices {
@@ -117,6 +120,9 @@ impl Notices {
                 }
             }
             Some(Live::RecoveryAsk) => self.asked = Some(Arc::new(pair.clone())),
+            Some(Live::Resealed) => {
+                self.resealed = std::str::from_utf8(&pair.value).ok().map(str::to_owned);
+            }
             Some(Live::Head(_) | Live::Delta(_) | Live::Retired(..) | Live::Beat) | None => {}
         }
     }
@@ -127,6 +133,7 @@ impl Notices {
             Live::Test(id) => drop(self.tests.remove(&id)),
             Live::Regions => self.gateways = Arc::default(),
             Live::RecoveryAsk => self.asked = None,
+            Live::Resealed => self.resealed = None,
             Live::Head(_) | Live::Delta(_) | Live::Retired(..) | Live::Beat => {}
         }
     }

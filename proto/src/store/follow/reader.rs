@@ -1,38 +1,22 @@
 //! Reads what a list or a revision names of one organisation: its version, the sealed values of
 //! its credentials, and the facts on its secrets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::stream::{StreamExt, TryStreamExt};
-
+use super::OrgState;
 use super::news::{Heard, News, standing};
-use super::{OrgState, SealedValues};
-use crate::credential::CredentialKind;
 use crate::id::{CredentialId, OrgId};
 use crate::keys;
-use crate::object::{ObjectId, StoredCredential};
 use crate::retired::Retired;
-use crate::seal::Sealed;
 use crate::store::ancestry::ancestry;
 use crate::store::load::{self, Fault, LoadError, Loaded, Wanted};
 use crate::store::nearby::{Nearby, Source, Together};
 use crate::store::{KeyValue, Store, StoreError};
 use crate::tree::{self, Ancestry, Delta, Head, OrgConfig};
 
-/// Sealed values read at one time.
-const SECRETS_AT_ONCE: usize = 16;
-/// From so many on they are listed: a page costs the store little more than one value does.
-const SECRETS_LISTED: usize = 100;
-
 /// How often a version that others replace while it is read gives way to the newest.
 const OVERTAKEN_MAX: u32 = 3;
-
-/// A credential and the name of its sealed value.
-type SealName = (CredentialId, String);
-/// The same with the value, where there is one.
-type Named = (CredentialId, String, Option<Bytes>);
 
 /// What became of one organisation.
 pub(super) struct Outcome {
@@ -52,6 +36,8 @@ pub(super) struct Reader<'a> {
     /// What else is read by the same list or change.
     pub together: &'a Together<'a>,
     pub region: &'a str,
+    /// The key that sealed values were sealed to anew.
+    pub resealed: Option<&'a str>,
 }
 
 impl Reader<'_> {
@@ -240,123 +226,11 @@ impl Reader<'_> {
             false => Err(LoadError::Missing(loaded.config.head.hash)),
         }
     }
-
-    /// The sealed values that a version names; those that are known are not read again.
-    async fn sealed(
-        self,
-        config: &OrgConfig,
-        old: Option<&Arc<OrgState>>,
-        faults: &mut Vec<Fault>,
-    ) -> Result<Arc<SealedValues>, StoreError> {
-        let whole = old.filter(|old| old.sealed_whole && same_credentials(&old.config, config));
-        if let Some(old) = whole {
-            return Ok(Arc::clone(&old.sealed));
-        }
-        let known = |key: &SealName| old.and_then(|old| old.sealed.get(key));
-        let mut values = SealedValues::new();
-        let mut missing = Vec::new();
-        for key in sealed_names(config, self.region) {
-            match known(&key) {
-                Some(value) => {
-                    values.insert(key, Arc::clone(value));
-                }
-                None => missing.push(key),
-            }
-        }
-        let read = match missing.len() >= SECRETS_LISTED {
-            true => self.listed(config.org, missing).await?,
-            false => self.each(config.org, missing).await?,
-        };
-        for (credential, seal_id, value) in read {
-            let parsed = value.map(|value| serde_json::from_slice::<Sealed>(&value));
-            let (code, detail) = match parsed {
-                Some(Ok(value)) => {
-                    values.insert((credential, seal_id), Arc::new(value));
-                    continue;
-                }
-                Some(Err(error)) => ("secret-unreadable", error.to_string()),
-                None => (
-                    "secret-missing",
-                    "no sealed value in this region".to_owned(),
-                ),
-            };
-            let object = Some(ObjectId::Credential(credential));
-            faults.push(Fault {
-                org: Some(config.org),
-                object,
-                code,
-                detail,
-            });
-        }
-        match old.filter(|old| *old.sealed == values) {
-            Some(old) => Ok(Arc::clone(&old.sealed)),
-            None => Ok(Arc::new(values)),
-        }
-    }
-}
-
-impl Reader<'_> {
-    /// Sealed values, a read for each.
-    pub(super) async fn each(
-        self,
-        org: OrgId,
-        names: Vec<SealName>,
-    ) -> Result<Vec<Named>, StoreError> {
-        futures_util::stream::iter(names)
-            .map(|(credential, seal_id)| async move {
-                let key = keys::secret(org, credential, &seal_id, self.region);
-                let pair = self.store.get(&key).await?.value;
-                Ok((credential, seal_id, pair.map(|pair| pair.value)))
-            })
-            .buffer_unordered(SECRETS_AT_ONCE)
-            .try_collect()
-            .await
-    }
-
-    /// Sealed values, out of a list of all that the organisation has.
-    pub(super) async fn listed(
-        self,
-        org: OrgId,
-        names: Vec<SealName>,
-    ) -> Result<Vec<Named>, StoreError> {
-        let named = names.into_iter().map(|(credential, seal_id)| {
-            let key = keys::secret(org, credential, &seal_id, self.region);
-            (key, (credential, seal_id, None))
-        });
-        let mut named: HashMap<String, Named> = named.collect();
-        load::list(self.store, &keys::secrets(org), None, |pair| {
-            if let Some((_, _, value)) = named.get_mut(&pair.key) {
-                *value = Some(pair.value);
-            }
-        })
-        .await?;
-        Ok(named.into_values().collect())
-    }
 }
 
 /// Whether there is something to read: another version, or what could not be read of this one.
 fn changes(old: &OrgConfig, head: &Head) -> bool {
     old.head != *head || old.is_damaged()
-}
-
-/// Whether two versions have the same credentials.
-fn same_credentials(one: &OrgConfig, other: &OrgConfig) -> bool {
-    let differing = one.objects.differing(&other.objects);
-    !differing
-        .iter()
-        .any(|(id, _)| matches!(id, ObjectId::Credential(_)))
-}
-
-/// The sealed values that a region has of a version.
-fn sealed_names<'c>(
-    config: &'c OrgConfig,
-    region: &'c str,
-) -> impl Iterator<Item = SealName> + use<'c> {
-    let credentials = config.objects.credentials();
-    let sealed = credentials.filter(|(_, StoredCredential { credential, .. })| {
-        credential.kind == CredentialKind::Target && credential.is_for_region(region)
-    });
-    sealed.filter_map(|(id, stored)| Some((id, stored.secret.as_ref()?.seal_id.clone()?)))
 }
 
 /// The facts after the news. They only rise: an older fact in a restored store changes nothing,

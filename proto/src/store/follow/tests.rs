@@ -606,6 +606,36 @@ async fn sealed_values_come_with_their_version_and_facts_only_rise() {
     assert_eq!(opened.token.as_deref(), Some("canary"));
     assert_eq!(state.retired[&id].lowest.n, 2);
 
+    // It is sealed anew, to a newer key: who has it reads it again when that is told.
+    let mut rotated = ring.clone();
+    let newest = rotated.rotate().unwrap().id().to_owned();
+    let anew = seal::reseal(&ring, &rotated.public().unwrap(), &binding, value).unwrap();
+    let key = keys::secret(ORG, id, &seal_id, "eu");
+    let put = |sealed: &seal::Sealed| Op::put(key.clone(), serde_json::to_vec(sealed).unwrap());
+    let name = (id, seal_id.clone());
+    scene.write(vec![put(&anew)]).await;
+    let revision = scene.write(vec![fact(3)]).await;
+    let world = scene.at(revision).await;
+    assert_eq!(world.orgs[&ORG].sealed[&name], state.sealed[&name]);
+    let notice = || Op::put(keys::RESEALED.to_owned(), newest.clone());
+    let revision = scene.write(vec![notice()]).await;
+    let world = scene.at(revision).await;
+    assert_eq!(*world.orgs[&ORG].sealed[&name], anew);
+    assert!(world.orgs[&ORG].sealed_whole && world.faults.is_empty());
+    // What is known serves where the store lost the other.
+    let revision = scene.write(vec![put(value), notice()]).await;
+    assert_eq!(
+        *scene.at(revision).await.orgs[&ORG].sealed[&name],
+        anew,
+        "it is the newest"
+    );
+    let told = Op::put(keys::RESEALED.to_owned(), "another");
+    let revision = scene.write(vec![Op::Delete(key.clone()), told]).await;
+    let world = scene.at(revision).await;
+    assert_eq!(*world.orgs[&ORG].sealed[&name], anew);
+    assert!(world.faults.is_empty());
+    scene.write(vec![put(&anew), notice()]).await;
+
     let revision = scene.write(vec![fact(9)]).await;
     assert_eq!(scene.at(revision).await.orgs[&ORG].retired[&id].lowest.n, 9);
     let revision = scene.write(vec![fact(1)]).await;
@@ -703,6 +733,7 @@ async fn a_version_whose_secret_is_replaced_already_gives_way_to_the_newest() {
         near: None,
         together: &together,
         region: "eu",
+        resealed: None,
     };
     let heard = |at: usize| News {
         head: Some(Heard::Head(versions[at].0.config.head.clone())),
@@ -761,6 +792,7 @@ async fn many_secrets_are_listed_and_few_are_read_with_the_same_result() {
         near: None,
         together: &Together::new(&hurry, 0),
         region: "eu",
+        resealed: None,
     };
     let mut read = reader.each(ORG, names.clone()).await.unwrap();
     read.sort();
