@@ -18,7 +18,8 @@ pub const EXPLAIN: HeaderName = HeaderName::from_static("requestrocket-explain")
 const IDS_MAX: usize = 8;
 
 /// What became of a request, as far as its record is made when the answer begins, with what it has
-/// spent until then. Of one that another region served: what its gateway told, `there`, and the way.
+/// spent until then. Of one that another region served: what its gateway told (`there`), and the
+/// way.
 pub fn header(
     record: &Record,
     spent: &[MeterSpend],

@@ -2,7 +2,7 @@
 //!
 //! Requests that are refused at once are answered within the poll that has read them; each would
 //! wake its caller for itself ([`crate::reply`] says what that costs, and how it is with requests
-//! that wait for a target). So many are decided first, and then all are written one after the other.
+//! that wait for a target). So many are decided first, and all are written then.
 
 use std::future::poll_fn;
 use std::task::Poll;

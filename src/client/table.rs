@@ -1,7 +1,7 @@
 //! Cells in columns, as people read them.
 
-/// The lines of a table: each column as wide as its widest cell, empty ones left out, and so is what
-/// is empty at the end of a line.
+/// The lines of a table: each column as wide as its widest cell, empty ones left out, and so is
+/// what is empty at the end of a line.
 pub fn table(rows: Vec<Vec<String>>) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |at: usize| {

@@ -429,7 +429,7 @@ fn the_command_line_shows_resets_and_raises_a_meter() {
     let upstream = Upstream::json("{}");
     let proxy = gateway.proxy(&upstream.url());
     let place = format!("/proxies/{}/meters", proxy.id);
-    let limits = json!([{"limit": 2, "window": "day"}, {"limit": 50, "window": "minute"}]);
+    let limits = json!([{"limit": 2, "window": "minute"}, {"limit": 50, "window": "day"}]);
     let meter = gateway.create(&place, json!({"name": "vendor", "limits": limits}));
     let id = meter["id"].as_str().expect("an id");
     let other = gateway.create(&place, json!({"name": "other", "limits": minute(100)}));

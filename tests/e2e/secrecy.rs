@@ -102,7 +102,8 @@ fn no_secret_of_a_cluster_is_where_it_does_not_belong() {
     let mut start = cluster.control_start();
     start.environment.extend(of_etcd.clone());
     start.config.push_str(&format!(
-        "{log}[control]\noperator_token_file = {operator:?}\n[records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
+        "{log}[control]\noperator_token_file = {operator:?}\n\
+         [records]\nstore = \"clickhouse\"\n[records.clickhouse]\nurl = {:?}\n\
          user = {USER:?}\npassword_file = {password:?}\ngather_ms = 20\n",
         clickhouse.url()
     ));

@@ -76,9 +76,12 @@ impl<K: Policy> Resource for Policies<K> {
         K::of(body).map(|attached| &attached.spec)
     }
 
-    fn with_model(body: &Body, model: K::Model) -> Body {
+    fn with_model(body: &Body, mut model: K::Model) -> Body {
         match K::of(body) {
-            Some(attached) => Self::attach(attached.parent, model),
+            Some(attached) => {
+                K::carry(&attached.spec, &mut model);
+                Self::attach(attached.parent, model)
+            }
             None => body.clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! How many calls go to the store while it is away, and after it has come back. Pure.
 //!
-//! All that could not be written meanwhile is due at that moment, on every node at once, and a store
-//! that has only just come back would go down under it. So a node begins with what it asked in a
+//! All that could not be written meanwhile is due at that moment, on every node at once, and a
+//! store that has only just come back would go down under it. So a node begins with what it asked in a
 //! second before, asks at most twice that while something waits, and only where that is not enough
 //! doubles it every second. In any second it is no more than twice the steady calls and ten.
 
@@ -50,8 +50,8 @@ enum Course {
 }
 
 impl Ramp {
-    /// Of a process that makes no more than twice its steady calls in the first `even_s` seconds: as
-    /// long as what has been left behind takes at that rate.
+    /// Of a process that makes no more than twice its steady calls in the first `even_s` seconds:
+    /// as long as what has been left behind takes at that rate.
     pub fn new(even_s: u64) -> Self {
         Self {
             course: Course::Steady,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::event_stream::StreamEnd;
+use proto::filter::Redactions;
 use proto::outcome::Code;
 use proto::proxy::OnClientAbort;
 use proto::record::{Attempt, AuthFailure, Record};
@@ -32,6 +33,7 @@ use crate::spending::{Places, Spends};
 use crate::telemetry::trace_id_text;
 use crate::traces::{TraceSender, Traced};
 use crate::upstream::{AnswerBody, AnswerError};
+use crate::validating::Violations;
 
 /// Longest time for which an answer is read on for a caller that has left.
 const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -138,6 +140,12 @@ impl Recorder {
         Some(self.records.clone())
     }
 
+    /// Counts what was found in bodies.
+    fn seen_in_bodies(&self, redacted: &Redactions, violations: &Violations) {
+        self.metrics.bodies().redacted(redacted);
+        self.metrics.bodies().violated(violations);
+    }
+
     fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
         let mut notes = std::mem::take(&mut exchange.notes);
         // The answer still tells it.
@@ -152,8 +160,7 @@ impl Recorder {
         exchange.notes.request_bytes = notes.request_bytes;
         exchange.notes.payload = notes.payload.take();
         exchange.notes.spends = notes.spends;
-        self.metrics.bodies().redacted(&notes.redacted);
-        self.metrics.bodies().violated(&notes.violations);
+        self.seen_in_bodies(&notes.redacted, &notes.violations);
         Record {
             request_id: exchange.id,
             org_id: proxy.org,

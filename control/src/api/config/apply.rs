@@ -265,13 +265,8 @@ impl Work<'_> {
             let operation = match partner(&stored, &content, one_each) {
                 Some(found) => {
                     let (id, _) = stored.remove(found);
-                    let change = move |body: &Body| {
-                        let mut model = model.clone();
-                        if let Some(before) = Policies::<K>::model(body) {
-                            K::carry(before, &mut model);
-                        }
-                        Ok(Policies::<K>::with_model(body, model))
-                    };
+                    let change =
+                        move |body: &Body| Ok(Policies::<K>::with_model(body, model.clone()));
                     Operation::Update {
                         id,
                         precondition: None,

@@ -188,7 +188,7 @@ impl Segments {
         there.then(|| self.connect(first_block)).transpose()
     }
 
-    fn file(&self, first_block: i64) -> PathBuf {
+    pub(super) fn file(&self, first_block: i64) -> PathBuf {
         beside(&self.path, &format!(".{first_block}"))
     }
 

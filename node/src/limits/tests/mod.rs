@@ -16,7 +16,6 @@ mod keys;
 pub(super) mod memory;
 mod meter;
 mod network;
-mod obeying;
 mod pauses;
 mod refused_writes;
 mod restored;

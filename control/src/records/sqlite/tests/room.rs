@@ -1,5 +1,7 @@
 //! How many bytes records take, who loses some where they are too many, and what comes back.
 
+use rusqlite::OpenFlags;
+
 use super::segments::{AGES, DAY_US, all, at, files, keeping, path};
 use super::*;
 
@@ -72,7 +74,8 @@ fn blocks_and_heads(records: &Sqlite) -> (i64, i64) {
     };
     let segments = records.segments.all().into_iter();
     let blocks = segments.map(|segment| {
-        let file = records.segments.connect(segment.first_block).unwrap();
+        let file = records.segments.file(segment.first_block);
+        let file = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         count(&file, "blocks")
     });
     (blocks.sum(), count(&locked(&records.reader), "heads"))
