@@ -1,7 +1,7 @@
 //! The data plane of a process: limits, the task that compiles configuration, and what the workers
 //! of the gateway share.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,8 @@ use node::records::RecordBatches;
 use node::sync::compile::{Compiler, CompilerParts};
 use node::sync::guard::Guard;
 use node::sync::membership::{self, Membership};
-use node::sync::planes::Planes;
+use node::sync::names::Names;
+use node::sync::planes::{Endpoints, Planes};
 use node::sync::recovery;
 use node::sync::test_requests;
 use node::sync::{demand, usage};
@@ -27,7 +28,6 @@ use proto::store::follow::World;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::warn;
 
 use crate::clock;
 use crate::footing::{self, Footing, LEAVE_MAX, Settling};
@@ -45,8 +45,8 @@ pub struct DataPlane {
     pub shared: Shared,
     health: Health,
     keyring: Arc<Keyring>,
-    /// The addresses of `link.endpoints`.
-    link_hosts: Vec<IpAddr>,
+    /// What settings name of our own.
+    named: Arc<Endpoints>,
     /// The rate limits.
     pub limits: Arc<Limits>,
     /// The end of the rate limits.
@@ -115,10 +115,11 @@ impl DataPlane {
             links,
             leaves,
         } = footing;
-        let of_links = resolved(settings.link.endpoints.iter().cloned());
-        let link_hosts = of_links.iter().map(SocketAddr::ip).collect();
-        own.extend(of_links);
-        own.extend(resolved(etcd(settings)));
+        let named = Arc::new(Endpoints {
+            links: Names::of(settings.link.endpoints.iter().cloned()),
+            store: Names::of(etcd(settings)),
+        });
+        own.extend(named.addresses());
         let guard = guard(settings, own)?;
         let mut compiler = Compiler::new(CompilerParts {
             keyring: keyring.clone(),
@@ -144,7 +145,7 @@ impl DataPlane {
         Ok(Self {
             health,
             keyring,
-            link_hosts,
+            named,
             shared,
             limits,
             settling,
@@ -227,12 +228,8 @@ impl DataPlane {
 
     /// Keeps the dial guard from the control planes of the region, as long as it runs.
     fn planes(&self, store: Arc<dyn Store>) -> impl Future<Output = ()> + use<> {
-        let planes = Arc::new(Planes {
-            store,
-            hosts: self.link_hosts.clone(),
-            is_ours: is_our_address,
-            learned: self.guard.learned(),
-        });
+        let (named, learned) = (self.named.clone(), self.guard.learned());
+        let planes = Arc::new(Planes::new(store, named, is_our_address, learned));
         restarts::again("planes", self.health.clone(), move || {
             let planes = planes.clone();
             async move { planes.run().await }
@@ -280,18 +277,6 @@ fn etcd(settings: &Settings) -> impl Iterator<Item = String> + '_ {
         let rest = endpoint.rsplit("://").next().unwrap_or(endpoint);
         rest.trim_end_matches('/').to_owned()
     })
-}
-
-/// Addresses of what no target may have, whatever `dial_guard.permit` says, as they resolve now.
-fn resolved(names: impl Iterator<Item = String>) -> Vec<SocketAddr> {
-    let mut found = Vec::new();
-    for name in names {
-        match name.to_socket_addrs() {
-            Ok(addresses) => found.extend(addresses),
-            Err(error) => warn!("{name} cannot be kept from targets, it does not resolve: {error}"),
-        }
-    }
-    found
 }
 
 fn guard(settings: &Settings, own: Vec<SocketAddr>) -> anyhow::Result<Guard> {

@@ -155,8 +155,9 @@ pub struct RestoreArgs {
 /// Runs `requestrocket restore`.
 ///
 /// # Errors
-/// A process has the store, the backup is none, or a file cannot be moved.
+/// The folder is not there, a process has the store, the backup is none, or a file cannot be moved.
 pub fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
+    is_folder(&args.data_dir)?;
     let _claim = DataFolder::open(&args.data_dir)?.claim()?;
     let store = file_in(&args.data_dir);
     let moved = Embedded::restore(&store, args.backup.as_deref()).map_err(unusable)?;
@@ -174,6 +175,19 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     };
     say(&format!("{} is the backup now; {moved}", store.display()));
     Ok(())
+}
+
+/// Refuses a folder that is mistyped: it would be made, and hold a backup that no process reads.
+fn is_folder(data_dir: &Path) -> Result<(), CannotStart> {
+    let why = match data_dir.metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => "it is no folder".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(CannotStart(format!(
+        "{} is no data folder (--data-dir): {why}; on a new machine make it first",
+        data_dir.display()
+    )))
 }
 
 /// The file of the versions that left the store.
@@ -321,4 +335,28 @@ fn etcd(settings: &StoreSettings) -> anyhow::Result<EtcdOptions> {
         None => None,
     };
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_is_not_put_into_a_folder_that_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("backup");
+        std::fs::write(&backup, "").unwrap();
+        for (name, words) in [("mistyped", "No such file"), ("backup", "it is no folder")] {
+            let data_dir = dir.path().join(name);
+            let args = RestoreArgs {
+                backup: Some(backup.clone()),
+                data_dir: data_dir.clone(),
+                output: Output::Text,
+            };
+            let said = restore(&args).unwrap_err();
+            assert!(said.is::<CannotStart>(), "{said}");
+            assert!(said.to_string().contains(words), "{said}");
+            assert!(!data_dir.is_dir());
+        }
+    }
 }

@@ -35,12 +35,13 @@ impl<R> Future for Working<R> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(work) = &mut self.work else {
+        // Work that panics is dropped with it: to be run a last time would end the process.
+        let Some(mut work) = self.work.take() else {
             return Poll::Ready(());
         };
         let ended = work.as_mut().poll(cx);
-        if ended.is_ready() {
-            self.work = None;
+        if ended.is_pending() {
+            self.work = Some(work);
         }
         ended
     }
@@ -296,6 +297,23 @@ mod tests {
         assert_eq!(ended.get(), "");
         drop(system);
         assert_eq!(ended.get(), "left");
+    }
+
+    #[actix_rt::test]
+    async fn work_that_panics_loses_its_reply_and_nothing_else() {
+        for waits in [false, true] {
+            let (sender, receiver) = seat();
+            let (begin, begun) = oneshot::channel::<()>();
+            sender.desk().leave(Box::pin(async move {
+                if waits {
+                    tokio::task::yield_now().await;
+                }
+                begun.await.unwrap();
+                sender.send(());
+            }));
+            drop(begin);
+            assert_eq!(receiver.await, None);
+        }
     }
 
     #[actix_rt::test]

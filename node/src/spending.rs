@@ -190,7 +190,10 @@ impl Spends {
         let Some(meter) = reserved.meter().shared_id() else {
             return;
         };
-        let known = &mut self.0.borrow_mut().meters;
+        let spent = &mut *self.0.borrow_mut();
+        // What an earlier attempt was not told of.
+        spent.missing.retain(|missing| *missing != meter);
+        let known = &mut spent.meters;
         match known.iter_mut().find(|known| known.meter == meter) {
             Some(known) => {
                 let others = known.tokens.saturating_sub(reserved.amount());
@@ -373,7 +376,7 @@ impl Spending {
 mod tests {
     use std::time::Duration;
 
-    use proto::meter::{Limit, MeterSpec, Window};
+    use proto::meter::{Estimate, Limit, MeterSpec, Window};
     use proto::store::embedded::Embedded;
 
     use super::*;
@@ -418,5 +421,40 @@ mod tests {
                 "spent once, whoever asks"
             );
         }
+    }
+
+    /// Two attempts, of which the last one is answered.
+    #[actix_rt::test]
+    async fn a_value_that_is_told_at_last_is_not_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+        let settings = Settings::single_node(Opener { node: 1, boot: 1 });
+        let (limits, broker) = Limits::new(store, &settings, Arc::new(SystemClock));
+        actix_rt::spawn(broker);
+        let limit = Limit::new(100, Window::Minute).unwrap();
+        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        let spec = spec.estimating(Some(Estimate::Given(2)));
+        let meter = limits.meter(MeterKey::whole("m"), Arc::new(spec));
+        let applied = Applied {
+            first: MeterSet::new(&[meter]).unwrap(),
+            ..Applied::default()
+        };
+        let (spends, mut set_aside) = (Spends::default(), Vec::new());
+        while set_aside.len() < 2 {
+            let mut events = SpanEvents::default();
+            let noting = Noting::new(&mut events, StageKind::Forward, Instant::now());
+            let tokens = draw(&applied, noting).await.unwrap().0.unwrap();
+            if let Ok(sent) = tokens.send(SystemClock.boot_ns()) {
+                set_aside.extend(sent.reserved);
+            }
+        }
+        let last = set_aside.pop().unwrap();
+        set_aside
+            .into_iter()
+            .for_each(|reserved| spends.missed(reserved));
+        assert_eq!(spends.0.borrow().missing.len(), 1);
+        spends.correct(&last, 7);
+        last.settle(7, SystemClock.boot_ns());
+        assert!(spends.take().1.is_empty());
     }
 }

@@ -1,13 +1,16 @@
 //! `requestrocket health`: whether a process serves, and, with an operator's token, whether
 //! everything around it is well. The exit code says it too.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use control::publish::NO_TIME;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::records::shown;
 use super::region_faults::{diverged, skew, untaken, unverified};
 use super::{Api, nodes, recover, regions};
 use crate::cli::{ControlArgs, Output};
@@ -23,7 +26,7 @@ const PROBE_BYTES_MAX: usize = 64 * 1024;
 pub struct HealthArgs {
     /// Ask this URL alone whether its process serves: that of `admin.listen` of a node or control
     /// plane, or of a control plane. No token is needed.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "lag_max_s")]
     pub probe: Option<String>,
     /// How many seconds a node or region may be behind.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -79,7 +82,7 @@ pub async fn check(args: &HealthArgs) -> anyhow::Result<()> {
 
 /// What the probes at a URL answer.
 async fn probed(args: &HealthArgs, (url, named_by): (&str, &'static str)) -> anyhow::Result<Found> {
-    let (client, base) = super::connection(&args.control, (url, named_by), PROBE_MAX)?;
+    let (client, base) = super::connection(ca_file(args, url), (url, named_by), PROBE_MAX)?;
     let mut words = Vec::new();
     for path in ["/healthz", "/readyz"] {
         let asked = client.get(format!("{base}{path}")).send().await;
@@ -88,7 +91,7 @@ async fn probed(args: &HealthArgs, (url, named_by): (&str, &'static str)) -> any
             .with_context(|| format!("cannot reach {base} ({named_by})"))?;
         let document = answer.body().limit(PROBE_BYTES_MAX).await?;
         let document: Value = serde_json::from_slice(&document).unwrap_or_default();
-        let Some(word) = document["status"].as_str().map(super::records::shown) else {
+        let Some(word) = document["status"].as_str().map(shown) else {
             bail!(
                 "{base}{path} answered {} and not as a process of RequestRocket does; check the \
                  address ({named_by})",
@@ -98,6 +101,13 @@ async fn probed(args: &HealthArgs, (url, named_by): (&str, &'static str)) -> any
         words.push((answer.status().is_success(), word));
     }
     Ok(ready(base, &words))
+}
+
+/// The authorities for a URL. Those of the control plane, by the environment, say nothing of a
+/// process without TLS that is probed beside it.
+fn ca_file<'a>(args: &'a HealthArgs, url: &str) -> Option<&'a Path> {
+    let is_probed_bare = args.probe.is_some() && url.trim().starts_with("http://");
+    args.control.ca_file.as_deref().filter(|_| !is_probed_bare)
 }
 
 /// What `/healthz` and `/readyz` say: whether they said yes, and the word.
@@ -207,14 +217,20 @@ fn judge_nodes(found: &Value, lag_max_s: f64) -> Judged {
 }
 
 fn judge_store(found: &Value) -> Judged {
+    // With what was not looked at.
     let lines = recover::regressions(found);
-    let faults = match items(found).len() {
-        0 => Vec::new(),
-        count => vec![format!(
-            "the store lacks something of {count} organisations: `requestrocket recover`"
-        )],
-    };
-    (lines, faults)
+    let lacking = items(found).len();
+    let lacking = (lacking > 0).then(|| {
+        format!("the store lacks something of {lacking} organisations: `requestrocket recover`")
+    });
+    // That time ran out tells nothing of the store; that it cannot be read does.
+    let unchecked = found["unchecked"].as_array().into_iter().flatten();
+    let mut unread = unchecked.filter_map(|one| one["why"].as_str().filter(|why| *why != NO_TIME));
+    let unread = unread.next().map(|why| {
+        let why = shown(why);
+        format!("whether the store has lost leaves cannot be told: {why}")
+    });
+    (lines, lacking.into_iter().chain(unread).collect())
 }
 
 fn judge_regions(found: &Value, lag_max_s: f64) -> Judged {
@@ -257,6 +273,41 @@ mod tests {
         let draining = said(false, "draining");
         assert_eq!(draining.faults, ["http://a does not serve: draining"]);
         assert_eq!(draining.lines, ["http://a  draining"]);
+    }
+
+    #[test]
+    fn a_probe_without_tls_needs_no_authorities() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            health: HealthArgs,
+        }
+        let parsed = |arguments: &[&str]| {
+            let line = [&["health", "--ca-file", "ca.pem"][..], arguments].concat();
+            <Line as clap::Parser>::try_parse_from(line).map(|line| line.health)
+        };
+        for (arguments, url, takes) in [
+            (&["--probe", "http://a"][..], "http://a", false),
+            (&["--probe", "https://a"], "https://a", true),
+            // It is told that it is not for that one.
+            (&["--lag-max-s", "5"], "http://a", true),
+        ] {
+            let args = parsed(arguments).unwrap();
+            assert_eq!(ca_file(&args, url).is_some(), takes, "{arguments:?}");
+        }
+        assert!(parsed(&["--probe", "http://a", "--lag-max-s", "5"]).is_err());
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_read_is_a_fault_and_a_look_without_time_is_none() {
+        for (why, expected) in [(NO_TIME, 0), ("a leaf is damaged", 1)] {
+            let found = json!({"items": [], "unchecked_count": 1, "unchecked": [
+                {"org": "org_1", "slug": "acme", "why": why}]});
+            let (lines, faults) = judge_store(&found);
+            assert!(lines.len() == 1 && lines[0].contains(why), "{lines:?}");
+            assert_eq!(faults.len(), expected, "{faults:?}");
+        }
+        assert!(judge_store(&json!({"items": []})).1.is_empty());
     }
 
     #[test]

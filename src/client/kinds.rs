@@ -1,7 +1,7 @@
 //! The kinds of objects: what each is called, and where the API has it. `list`, `get`, `create`,
 //! `set` and `delete` are the same for all of them.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
 
@@ -94,6 +94,19 @@ impl Kind {
         matches!(self, Self::Rules | Self::Filters | Self::Meters)
     }
 
+    /// Refuses what objects are said to hang on where they hang on nothing.
+    ///
+    /// # Errors
+    /// That is so.
+    pub fn takes(self, on: Option<&str>) -> anyhow::Result<()> {
+        ensure!(
+            on.is_none() || self.hangs(),
+            "{} hang on nothing: --on is for rules, filters and meters",
+            self.word()
+        );
+        Ok(())
+    }
+
     /// Whether others can hang on it.
     fn holds(self) -> bool {
         matches!(self, Self::Targets | Self::Credentials | Self::Proxies)
@@ -164,12 +177,7 @@ impl Kind {
 
     /// The list of those that hang on what `on` names: an id, or a kind and a name.
     async fn on(self, api: &Api, org: &str, on: &str) -> anyhow::Result<String> {
-        if !self.hangs() {
-            bail!(
-                "{} hang on nothing: --on is for rules, filters and meters",
-                self.word()
-            );
-        }
+        self.takes(Some(on))?;
         if let Some(holders) = Self::of_id(on).filter(|kind| kind.holds()) {
             return Ok(format!("{}/{on}/{}", holders.all(org), self.word()));
         }
@@ -259,6 +267,18 @@ mod tests {
         assert_eq!(Kind::of_id("tok_01ab"), Some(Kind::Tokens));
         for wrong in ["req_1", "prx_", "prx_../x", "prx_a?b", "pay"] {
             assert_eq!(Kind::of_id(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_hangs_on_nothing_is_not_looked_for_on_something() {
+        for (kind, on, taken) in [
+            (Kind::Credentials, Some("proxies/x"), false),
+            (Kind::Orgs, Some("prx_1"), false),
+            (Kind::Credentials, None, true),
+            (Kind::Rules, Some("proxies/x"), true),
+        ] {
+            assert_eq!(kind.takes(on).is_ok(), taken, "{kind:?} {on:?}");
         }
     }
 

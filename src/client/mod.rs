@@ -42,6 +42,7 @@ pub mod versions;
 mod warnings;
 mod written;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +110,8 @@ impl Api {
             "no API token: set REQUESTROCKET_TOKEN; a new gateway has one in `admin-token` of its \
              data folder (`.requestrocket/admin-token` of `dev`)",
         )?;
-        let (client, base) = connection(args, (&args.control_url, named_by), READ_MAX)?;
+        let ca_file = args.ca_file.as_deref();
+        let (client, base) = connection(ca_file, (&args.control_url, named_by), READ_MAX)?;
         Ok(Self {
             client,
             control: base.to_owned(),
@@ -319,15 +321,15 @@ impl Api {
 /// # Errors
 /// It is none, or the authorities of an `https` one cannot be used.
 pub fn connection<'u>(
-    args: &ControlArgs,
+    ca_file: Option<&Path>,
     (url, named_by): (&'u str, &'static str),
     timeout: Duration,
 ) -> anyhow::Result<(awc::Client, &'u str)> {
     let (base, is_tls) = address(url, named_by)?;
     let builder = awc::Client::builder().disable_redirects().timeout(timeout);
-    let client = match (is_tls, &args.ca_file) {
+    let client = match (is_tls, ca_file) {
         (true, _) => builder
-            .connector(awc::Connector::new().rustls_0_23(trust(args)?))
+            .connector(awc::Connector::new().rustls_0_23(trust(ca_file)?))
             .finish(),
         (false, None) => builder.finish(),
         (false, Some(_)) => bail!(
@@ -352,9 +354,9 @@ fn address<'g>(given: &'g str, named_by: &str) -> anyhow::Result<(&'g str, bool)
 }
 
 /// Whom to believe that they are the control plane: the authorities of a file, or the system's.
-fn trust(args: &ControlArgs) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+fn trust(ca_file: Option<&Path>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     use rustls_platform_verifier::ConfigVerifierExt;
-    let Some(path) = &args.ca_file else {
+    let Some(path) = ca_file else {
         let config = rustls::ClientConfig::with_platform_verifier();
         return Ok(Arc::new(config.context("the system's certificates")?));
     };

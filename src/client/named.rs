@@ -53,13 +53,14 @@ fn names(object: &Value) -> impl Iterator<Item = &str> {
 /// The object that a text names, of those of a kind, or of those that hang on something.
 ///
 /// # Errors
-/// None or several are called so, or what the control plane said.
+/// None or several are called so, such objects hang on nothing, or what the control plane said.
 pub async fn find(
     api: &Api,
     (kind, org): (Kind, &str),
     on: Option<&str>,
     name: &str,
 ) -> anyhow::Result<Found> {
+    kind.takes(on)?;
     let mut missing = None;
     if kind.is_direct(name) {
         let path = kind.place(org, &json!({ "id": name }))?;

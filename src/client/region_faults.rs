@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::clock_skew;
+use super::records::shown;
 use super::regions::list;
 
 /// That the clock of a region is not that of the control plane which was asked.
@@ -10,13 +11,21 @@ pub fn skew(region: &Value) -> Option<String> {
     clock_skew::words(region, "this control plane's").map(|skew| format!("  {skew}"))
 }
 
-/// That a region cannot do without its older keys yet.
+/// That a region cannot do without its older keys yet, or that it is not known here.
 pub fn sealed_otherwise(region: &Value) -> Option<String> {
-    let count = region["sealed_to_other_keys"].as_u64()?;
+    let told = region.get("sealed_to_other_keys")?;
+    let Some(count) = told.as_u64() else {
+        let line = "  how many of its secrets are kept here sealed to its older keys is not known \
+                    here: ask the control plane that replicates, while it is connected there";
+        return Some(line.to_owned());
+    };
+    let key = region["public_key_id"].as_str();
+    let key = key.map(|key| format!(" ({})", shown(key)));
+    let key = key.unwrap_or_default();
     (count > 0).then(|| {
         format!(
             "  {count} of its secrets are kept here sealed to another of its keys than the one in \
-             its `public_file`: it cannot do without its older keys yet"
+             its `public_file`{key}: it cannot do without its older keys yet"
         )
     })
 }

@@ -411,9 +411,16 @@ mod tests {
 
     #[test]
     fn copies_that_are_sealed_to_other_keys_are_a_line() {
-        let told = |count: Value| sealed_otherwise(&json!({"sealed_to_other_keys": count}));
-        assert!(told(json!(3)).is_some_and(|line| line.starts_with("  3 of its secrets")));
-        assert_eq!((told(json!(0)), told(json!(null))), (None, None));
+        let told = |count: Value| {
+            sealed_otherwise(&json!({"sealed_to_other_keys": count, "public_key_id": "k1"}))
+        };
+        let some = told(json!(3)).unwrap_or_default();
+        assert!(some.starts_with("  3 of its secrets"), "{some}");
+        assert!(some.contains("`public_file` (k1):"), "{some}");
+        assert_eq!(told(json!(0)), None);
+        let unknown = told(json!(null)).unwrap_or_default();
+        assert!(unknown.contains("is not known here"), "{unknown}");
+        assert_eq!(sealed_otherwise(&json!({"name": "own"})), None);
     }
 
     #[test]

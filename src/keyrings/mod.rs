@@ -274,7 +274,7 @@ fn check_region(
 }
 
 fn write(path: &Path, json: &str) -> anyhow::Result<()> {
-    let written = private_file::write(path, json.as_bytes());
+    let written = private_file::replace(path, json.as_bytes());
     Ok(written.map_err(|error| unusable(path, error))?)
 }
 

@@ -197,7 +197,7 @@ fn a_caller_that_may_is_told_which_meters_counted_its_request() {
     // The estimate, or what the answer has cost where it came whole with its head.
     let spent = |tokens: u64| format!(";spent=\"{cost}:{tokens}\"");
     let is_told = [20, 30].iter().any(|tokens| paid.contains(&spent(*tokens)));
-    assert!(is_told && !paid.contains(&free), "{paid}");
+    assert!(is_told && !paid.contains(free), "{paid}");
     let both = said("free").expect("an explanation");
     assert!(
         both.contains(&format!("{free}:1")) && both.contains(&format!("{cost}:")),

@@ -82,6 +82,7 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         let of = directory.status.following(&peer.name);
         shown["clock_ahead_ms"] = json!(of.clock_ahead_ms.filter(|ahead| is_skewed(*ahead)));
         shown["sealed_to_other_keys"] = json!(of.sealed_to_other_keys);
+        shown["public_key_id"] = json!(peer.public.key_id);
         if directory.is_home_to_any() {
             shown["replication"] = followed_by(control, directory, peer).await?;
         }
@@ -180,10 +181,14 @@ const CLOCK_AHEAD: &str = "By how much its clock is ahead of that of this contro
 
 /// What is counted as such.
 const SEALED_TO_OTHERS: &str = "Of another region: how many of its secrets are kept here sealed to \
-                                another of its keys than the one in its `public_file`. While \
-                                there are any, it cannot do without its older keys. null where \
-                                this control plane is not the one that replicates, or has not \
-                                looked yet";
+                                another of its keys than `public_key_id`. While there are any, \
+                                it cannot do without its older keys. null where this control \
+                                plane is not the one that replicates, is not connected there, or \
+                                has not looked yet: nothing is known then";
+/// Says which key that is.
+const PUBLIC_KEY_ID: &str = "Of another region: the key in its `public_file` as this control plane \
+                             has read it, to which secrets are sealed for it. Only where it is \
+                             the newest does `sealed_to_other_keys` tell of older ones";
 
 /// The schema of a region.
 pub fn schema() -> Value {
@@ -204,6 +209,7 @@ pub fn schema() -> Value {
             "content_by_region": flag(CONTENT),
             "clock_ahead_ms": {"type": ["integer", "null"], "description": CLOCK_AHEAD},
             "sealed_to_other_keys": {"type": ["integer", "null"], "description": SEALED_TO_OTHERS},
+            "public_key_id": text(PUBLIC_KEY_ID),
             "verified": flag("Whether versions that it made are taken with its signature only"),
             "unverified": {
                 "type": "array",

@@ -22,8 +22,8 @@ use super::cache::Parent;
 use super::writes::leaf_ops;
 use super::{PublishError, Publisher};
 
-/// Why an organisation was not looked at.
-const NO_TIME: &str = "there was no time left for it";
+/// Why an organisation was not looked at, where nothing has failed.
+pub const NO_TIME: &str = "there was no time left for it";
 /// Organisations that are looked at at one time.
 const ORGS_AT_ONCE: usize = 16;
 

@@ -64,6 +64,7 @@ pub use self::idempotency::Idempotency;
 use self::idempotency::{Memory, Recalled};
 use self::judging::Judging;
 use self::mending::Mending;
+pub use self::mending::NO_TIME;
 pub use self::recovery::{Missing, RecoverError, Recovered, Recovery, Regressed, Source};
 use self::regression::Regressions;
 pub use self::revoking::RevokeError;

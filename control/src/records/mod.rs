@@ -56,6 +56,9 @@ pub enum RecordsError {
         /// The newest that is known.
         known: i64,
     },
+    /// It cannot be seen whether a file is there: its disk fails, or is not mounted.
+    #[error("the files of the records store are not there, or cannot be looked at: {0}")]
+    Away(String),
     /// A record is larger than a block may be, or there is no memory to compress it.
     #[error("records cannot be packed: {0}")]
     Pack(String),

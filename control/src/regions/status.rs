@@ -64,7 +64,7 @@ pub struct Following {
     /// outlives connections, so that each of them does not tell of the same skew.
     pub clock_skewed: bool,
     /// How many secrets of that region have a copy here that is sealed to another of its keys than
-    /// the one that is known here; none before they were looked through.
+    /// the one that is known here; none before they were looked through on this connection.
     pub sealed_to_other_keys: Option<u64>,
 }
 
@@ -190,6 +190,7 @@ impl Status {
             of.connected = None;
             of.error = Some(error);
             of.clock_ahead_ms = None;
+            of.sealed_to_other_keys = None;
         });
     }
 

@@ -19,7 +19,8 @@ use super::taking::Taking;
 use super::{Broken, Replication};
 use crate::regions::Peer;
 
-/// How often it is looked whether shares, secrets or the clock are to be asked for.
+/// How often it is looked whether shares, secrets or the clock are to be asked for, or copies to be
+/// looked through.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
 /// The same, while there are limits that both share: how often shares are asked for.
 const SHARES_EVERY: Duration = Duration::from_millis(400);
@@ -120,6 +121,7 @@ impl Follower {
         tokio::select! {
             taking = taking => taking,
             exchanging = self.exchange(&connection, &guard) => exchanging,
+            renewing = self.renew(&connection, &guard) => renewing,
         }
     }
 
@@ -130,19 +132,31 @@ impl Follower {
         guard: &Guard,
     ) -> Result<std::convert::Infallible, Broken> {
         let (mut wanting, mut comparing) = (Wanting::default(), Comparing::default());
-        let mut rotated = Rotated::default();
         loop {
             self.0.move_shares(connection, guard).await?;
             self.0.fetch_sealed(connection, guard, &mut wanting).await?;
-            self.0
-                .fetch_rotated(connection, guard, &mut rotated)
-                .await?;
             self.0.compare_clocks(connection, &mut comparing).await?;
             tokio::time::sleep(match self.0.shares_with(connection.peer()) {
                 true => SHARES_EVERY,
                 false => EXCHANGE_EVERY,
             })
             .await;
+        }
+    }
+
+    /// Copies of what a region has sealed anew are taken beside the rest: to find them the values
+    /// of every organisation are read, for which neither shares nor clocks wait.
+    async fn renew(
+        &self,
+        connection: &Connection,
+        guard: &Guard,
+    ) -> Result<std::convert::Infallible, Broken> {
+        let mut rotated = Rotated::default();
+        loop {
+            self.0
+                .fetch_rotated(connection, guard, &mut rotated)
+                .await?;
+            tokio::time::sleep(EXCHANGE_EVERY).await;
         }
     }
 }

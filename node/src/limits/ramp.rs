@@ -1,9 +1,9 @@
 //! How many calls go to the store while it is away, and after it has come back. Pure.
 //!
 //! All that could not be written meanwhile is due at that moment, on every node at once, and a
-//! store that has only just come back would go down under it. So a node begins with what it asked in a
-//! second before, asks at most twice that while something waits, and only where that is not enough
-//! doubles it every second. In any second it is no more than twice the steady calls and ten.
+//! store that has only just come back would go down under it. So a node begins with what it asked
+//! in a second before, asks at most twice that while something waits, and only where that is not
+//! enough doubles it every second. In any second it is no more than twice the steady calls and ten.
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// A store that was away no longer than this has left little behind.
@@ -38,8 +38,12 @@ pub struct Ramp {
 enum Course {
     /// All is well.
     Steady,
-    /// The store does not answer, since then.
-    Away { since_ns: u64 },
+    /// The store does not answer.
+    Away {
+        since_ns: u64,
+        /// When it was last seen not to: who asks nothing does not know how long it is away.
+        last_ns: u64,
+    },
     /// It answers again.
     Back {
         lost_ns: u64,
@@ -79,20 +83,27 @@ impl Ramp {
     pub fn lost(&mut self, now_ns: u64) {
         let since_ns = match self.course {
             Course::Steady => now_ns,
-            Course::Away { since_ns } => since_ns,
+            Course::Away { since_ns, .. } => since_ns,
             // What it left behind has not been written yet.
             Course::Back { lost_ns, .. } => lost_ns,
         };
         self.steady = self.steady.max(self.count);
-        self.course = Course::Away { since_ns };
+        self.course = Course::Away {
+            since_ns,
+            last_ns: now_ns,
+        };
     }
 
     /// The store has answered.
     pub fn answered(&mut self, now_ns: u64) {
-        let Course::Away { since_ns: lost_ns } = self.course else {
+        let Course::Away {
+            since_ns: lost_ns,
+            last_ns,
+        } = self.course
+        else {
             return;
         };
-        let is_short = now_ns.saturating_sub(lost_ns) < SHORT_NS;
+        let is_short = last_ns.saturating_sub(lost_ns) < SHORT_NS;
         (self.count, self.second_ns, self.next_ns) = (0, now_ns, now_ns);
         self.course = match is_short {
             true => Course::Steady,
@@ -247,6 +258,7 @@ mod tests {
                 |ms: u64| usize::from(steady > 0 && ms.is_multiple_of(1_000 / steady.max(1)));
             run(&mut ramp, (0, 5_000), evenly);
             ramp.lost(5_000 * MS);
+            ramp.lost(64_000 * MS);
             ramp.answered(65_000 * MS);
             // What a minute has left behind, and what goes on.
             let left = |ms: u64| {
@@ -269,6 +281,7 @@ mod tests {
     fn where_more_is_due_for_long_it_becomes_more_every_second() {
         let mut ramp = Ramp::new(5);
         ramp.lost(0);
+        ramp.lost(1_900 * MS);
         ramp.answered(2_000 * MS);
         let made = run(&mut ramp, (2_000, 20_000), |_| 1);
         let of_second = |second: u64| {
@@ -291,11 +304,21 @@ mod tests {
         ramp.answered(300 * MS);
         assert_eq!(ramp.room(300 * MS, 8), 8);
         ramp.lost(1_000 * MS);
+        ramp.lost(2_400 * MS);
         ramp.answered(2_500 * MS);
         assert_eq!(ramp.room(2_500 * MS, 8), 3);
         ramp.lost(2_600 * MS);
         ramp.answered(2_700 * MS);
         assert_eq!(ramp.room(2_700 * MS, 8), 3, "it has been away for long");
+    }
+
+    #[test]
+    fn one_failed_call_is_a_short_loss_however_late_the_next_one_is() {
+        let mut ramp = Ramp::new(5);
+        ramp.lost(0);
+        ramp.answered(7_200_000 * MS);
+        assert!(matches!(ramp.course, Course::Steady));
+        assert_eq!(ramp.room(7_200_000 * MS, 8), 8);
     }
 
     #[test]

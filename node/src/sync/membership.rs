@@ -3,7 +3,7 @@
 //! A node that ends takes its entry away; one that dies is gone when its lease ends. While the
 //! store cannot be reached the node serves on and tries again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -114,8 +114,8 @@ struct Keeper {
     /// When the entry was last looked at, also by a run that panicked.
     tried_at: Option<Instant>,
     told: Option<Member>,
-    /// What is sealed to which key in a world: counted once for each.
-    sealing: Option<(Arc<World>, Sealing)>,
+    /// What is sealed to which key in a world, which it does not keep: counted once for each.
+    sealing: Option<(Weak<World>, Sealing)>,
     counted_at: Option<Instant>,
     namesakes: u32,
 }
@@ -196,10 +196,10 @@ impl Keeper {
 
     fn sealing(&mut self, world: &Arc<World>) -> Sealing {
         let counted = self.sealing.take();
-        let counted = counted.filter(|(of, _)| Arc::ptr_eq(of, world));
+        let counted = counted.filter(|(of, _)| std::ptr::eq(of.as_ptr(), Arc::as_ptr(world)));
         let counted = counted.unwrap_or_else(|| {
             let sealing = rotation::sealing(&self.membership.keyring, world);
-            (world.clone(), sealing)
+            (Arc::downgrade(world), sealing)
         });
         self.sealing.insert(counted).1.clone()
     }

@@ -5,6 +5,7 @@ pub mod demand;
 mod entry;
 pub mod guard;
 pub mod membership;
+pub mod names;
 pub mod planes;
 pub mod recovery;
 pub mod resealing;

@@ -7,7 +7,9 @@
 //! One node does it. A value is written over the one that was opened, and over no other.
 //!
 //! Nodes serve what they have read, so a notice ([`keys::RESEALED`]) has them read again what is
-//! sealed to another key. It comes after every pass that wrote something.
+//! sealed to another key. It comes after every pass that wrote something, and again where it may
+//! have been lost: after a pass over the whole store, with which every leader begins, and where
+//! this node still serves an older value than the store has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,6 +53,17 @@ struct Older {
     revision: Revision,
 }
 
+/// What the store has of the values of an organisation.
+struct Found {
+    older: Vec<Older>,
+    /// One that is served as an older one is sealed to the newest key there.
+    is_behind: bool,
+}
+
+/// Values that stay as they are, by their keys in the store, and as of which revision: what cannot
+/// be opened, and with revision 0 what is served and not in the store.
+type Refused = BTreeMap<String, Revision>;
+
 /// What a node says of itself: its keys, and what of this world is sealed to an older one.
 pub fn sealing(keyring: &Keyring, world: &World) -> Sealing {
     let keys: Vec<String> = keyring.ids().map(str::to_owned).collect();
@@ -86,7 +99,7 @@ impl Rotation {
     }
 
     async fn lead(&self, place: &Place, newest: &RegionPublicKey) -> Result<(), StoreError> {
-        let (mut told, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        let (mut told, mut refused) = (BTreeSet::new(), Refused::new());
         let mut looked_at: Option<Instant> = None;
         while !place.is_lost() {
             let without = self.nodes_without(&newest.key_id).await?;
@@ -140,30 +153,32 @@ impl Rotation {
         &self,
         place: &Place,
         (newest, whole): (&RegionPublicKey, bool),
-        refused: &mut BTreeSet<String>,
+        refused: &mut Refused,
     ) -> Result<bool, StoreError> {
         let world = self.worlds.borrow().clone();
-        let (mut written, mut is_all) = (0, true);
+        let (mut written, mut is_all, mut is_behind) = (0, true, false);
         for state in world.orgs.values() {
-            let is_older = |value: &Arc<Sealed>| value.key_id != newest.key_id;
-            if whole || state.sealed.values().any(is_older) {
-                let older = self.older(state, &newest.key_id, refused).await?;
-                is_all &= older.len() < AT_ONCE_MAX;
-                let sealed = self.sealed(state, (newest, older), refused).await;
-                written += over::put_over(&*self.store, &[place.held()], sealed).await?;
+            let mut served = self.served_older(state, &newest.key_id);
+            if !whole && served.iter().all(|key| refused.contains_key(key)) {
+                continue;
             }
+            let looked_for = (&mut served, &*refused);
+            let found = self.older(state, &newest.key_id, looked_for).await?;
+            is_behind |= found.is_behind;
+            if found.older.len() < AT_ONCE_MAX {
+                for key in served {
+                    refused.entry(key).or_default();
+                }
+            } else {
+                is_all = false;
+            }
+            let sealed = self.sealed(state, (newest, found.older), refused).await;
+            written += over::put_over(&*self.store, &[place.held()], sealed).await?;
         }
-        let key = &newest.key_id;
-        let noticed = self.store.get(keys::RESEALED).await?.value;
-        if written > 0 || noticed.is_none_or(|pair| pair.value != key.as_bytes()) {
-            let notice = Txn {
-                compares: vec![place.held()],
-                ops: vec![Op::put(keys::RESEALED.to_owned(), key.clone())],
-                ..Txn::default()
-            };
-            self.store.txn(notice).await?;
-        }
+        let due = written > 0 || whole || is_behind;
+        self.tell(place, newest, due).await?;
         if written > 0 {
+            let key = &newest.key_id;
             info!(
                 key,
                 written, "{written} secrets were sealed anew, to key {key}"
@@ -172,14 +187,45 @@ impl Rotation {
         Ok(is_all)
     }
 
-    /// The values in the store that a version names, and that are sealed to another key.
+    /// Writes the notice, where it is `due` or not of this key.
+    async fn tell(
+        &self,
+        place: &Place,
+        newest: &RegionPublicKey,
+        due: bool,
+    ) -> Result<(), StoreError> {
+        let key = &newest.key_id;
+        let noticed = self.store.get(keys::RESEALED).await?.value;
+        if due || noticed.is_none_or(|pair| pair.value != key.as_bytes()) {
+            let notice = Txn {
+                compares: vec![place.held()],
+                ops: vec![Op::put(keys::RESEALED.to_owned(), key.clone())],
+                ..Txn::default()
+            };
+            self.store.txn(notice).await?;
+        }
+        Ok(())
+    }
+
+    /// The keys of the values that are served and sealed to another key.
+    fn served_older(&self, state: &OrgState, newest: &str) -> BTreeSet<String> {
+        let older = state.sealed.iter();
+        let older = older.filter(|(_, value)| value.key_id != newest);
+        let key = |(credential, seal_id): &(CredentialId, String)| {
+            keys::secret(state.config.org, *credential, seal_id, &self.keyring.region)
+        };
+        older.map(|(name, _)| key(name)).collect()
+    }
+
+    /// The values in the store that a version names, and that are sealed to another key and not
+    /// refused. Takes what it finds out of what is `served` as an older one.
     async fn older(
         &self,
         state: &OrgState,
         newest: &str,
-        refused: &BTreeSet<String>,
-    ) -> Result<Vec<Older>, StoreError> {
-        let mut older = Vec::new();
+        (served, refused): (&mut BTreeSet<String>, &Refused),
+    ) -> Result<Found, StoreError> {
+        let (mut older, mut is_behind) = (Vec::new(), false);
         load::list(
             &*self.store,
             &keys::secrets(state.config.org),
@@ -188,8 +234,7 @@ impl Rotation {
                 let Some((credential, seal_id, region)) = keys::parse_secret(&pair.key) else {
                     return;
                 };
-                let is_full = older.len() >= AT_ONCE_MAX;
-                if is_full || region != self.keyring.region || refused.contains(&pair.key) {
+                if region != self.keyring.region {
                     return;
                 }
                 let stored = state.config.credential(credential);
@@ -201,8 +246,16 @@ impl Rotation {
                     return;
                 }
                 // What cannot be read is told by who serves it.
-                let sealed = serde_json::from_slice::<Sealed>(&pair.value).ok();
-                if let Some(sealed) = sealed.filter(|sealed| sealed.key_id != newest) {
+                let Ok(sealed) = serde_json::from_slice::<Sealed>(&pair.value) else {
+                    return;
+                };
+                if sealed.key_id == newest {
+                    is_behind |= served.remove(&pair.key);
+                    return;
+                }
+                let is_refused = refused.get(&pair.key) == Some(&pair.mod_revision);
+                if !is_refused && older.len() < AT_ONCE_MAX {
+                    served.remove(&pair.key);
                     older.push(Older {
                         credential,
                         seal_id: seal_id.to_owned(),
@@ -214,7 +267,7 @@ impl Rotation {
             },
         )
         .await?;
-        Ok(older)
+        Ok(Found { older, is_behind })
     }
 
     /// The values, sealed to the newest key, with the revision of what each takes the place of.
@@ -222,7 +275,7 @@ impl Rotation {
         &self,
         state: &OrgState,
         (newest, older): (&RegionPublicKey, Vec<Older>),
-        refused: &mut BTreeSet<String>,
+        refused: &mut Refused,
     ) -> Vec<(Op, Revision)> {
         let mut ops = Vec::with_capacity(older.len());
         for value in older {
@@ -242,13 +295,14 @@ impl Rotation {
                 Ok(sealed) => {
                     // A struct of texts always serialises.
                     let json = serde_json::to_vec(&sealed).unwrap_or_default();
+                    refused.remove(&value.key);
                     ops.push((Op::put(value.key, json), value.revision));
                 }
                 Err(error) => {
                     let (id, key) = (value.credential, &newest.key_id);
                     warn!(%org, credential = %id, key,
                           "the secret of {id} is not sealed to key {key}: {error}");
-                    refused.insert(value.key);
+                    refused.insert(value.key, value.revision);
                 }
             }
         }
@@ -294,7 +348,7 @@ mod tests {
         rotation: Rotation,
         newest: RegionPublicKey,
         place: Place,
-        refused: BTreeSet<String>,
+        refused: Refused,
     }
 
     impl Rotated {
@@ -312,7 +366,7 @@ mod tests {
             Self {
                 newest: rotation.keyring.public().unwrap(),
                 place: Place::take(&scene.store, ROLE).await.unwrap(),
-                refused: BTreeSet::new(),
+                refused: Refused::new(),
                 scene,
                 rotation,
             }
@@ -332,6 +386,11 @@ mod tests {
         async fn notice(&self) -> Option<String> {
             let found = self.scene.store.get(keys::RESEALED).await.unwrap().value;
             found.map(|pair| String::from_utf8(pair.value.to_vec()).unwrap())
+        }
+
+        async fn notice_revision(&self) -> Option<Revision> {
+            let found = self.scene.store.get(keys::RESEALED).await.unwrap().value;
+            found.map(|pair| pair.mod_revision)
         }
     }
 
@@ -367,6 +426,64 @@ mod tests {
         rotated.pass(false).await;
         let put_back = rotated.scene.put_of("us", &rotated.scene.sealed);
         rotated.scene.write(vec![put_back]).await;
+        rotated.pass(true).await;
+        assert_eq!(rotated.value().await.key_id, rotated.newest.key_id);
+    }
+
+    /// The store failed between the values and the notice.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_notice_that_was_lost_is_told_again() {
+        let mut rotated = Rotated::new().await;
+        let forgotten = || vec![Op::Delete(keys::RESEALED.to_owned())];
+        let told = || vec![Op::put(keys::RESEALED.to_owned(), "as before")];
+        for whole in [false, true] {
+            rotated.pass(whole).await;
+            rotated.scene.write(forgotten()).await;
+            rotated.pass(whole).await;
+            assert!(rotated.notice().await.is_some());
+            rotated.scene.write(told()).await;
+            let before = rotated.notice_revision().await;
+            rotated.pass(whole).await;
+            let after = rotated.notice_revision().await;
+            assert!(after > before);
+            rotated.pass(whole).await;
+            let again = rotated.notice_revision().await;
+            assert!(again > after, "this node serves the older one still");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_opened_is_left_until_all_is_looked_for() {
+        let mut rotated = Rotated::new().await;
+        let mut strange = rotated.scene.sealed.clone();
+        strange.key_id = Keyring::generate("us").public().unwrap().key_id;
+        let put = rotated.scene.put_of("us", &strange);
+        rotated.scene.write(vec![put]).await;
+        rotated.pass(false).await;
+        assert_eq!(rotated.refused.len(), 1);
+        let before = rotated.notice_revision().await;
+        let put = rotated.scene.put_of("us", &rotated.scene.sealed);
+        rotated.scene.write(vec![put]).await;
+        rotated.pass(false).await;
+        assert_eq!(rotated.value().await, rotated.scene.sealed, "not listed");
+        assert_eq!(rotated.notice_revision().await, before);
+        rotated.pass(true).await;
+        assert_eq!(rotated.value().await.key_id, rotated.newest.key_id);
+        assert!(rotated.refused.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_store_has_lost_is_left_until_all_is_looked_for() {
+        let mut rotated = Rotated::new().await;
+        let key = keys::secret(ORG, CREDENTIAL, &rotated.scene.seal_id, "us");
+        rotated.scene.write(vec![Op::Delete(key)]).await;
+        rotated.pass(false).await;
+        assert_eq!(rotated.refused.len(), 1);
+        let before = rotated.notice_revision().await;
+        rotated.pass(false).await;
+        assert_eq!(rotated.notice_revision().await, before);
+        let put = rotated.scene.put_of("us", &rotated.scene.sealed);
+        rotated.scene.write(vec![put]).await;
         rotated.pass(true).await;
         assert_eq!(rotated.value().await.key_id, rotated.newest.key_id);
     }

@@ -262,10 +262,15 @@ pub async fn of_store<T: Send + 'static>(
     let ran = tokio::task::spawn_blocking(move || run(&records)).await;
     let ran = ran.map_err(|error| broke_off("reading records", &error))?;
     ran.map_err(|error| match error {
-        RecordsError::Unavailable(_) => {
-            // What ClickHouse says is the operator's to know.
+        RecordsError::Unavailable(_) | RecordsError::Away(_) => {
+            // What ClickHouse says, and where files are, is the operator's to know.
             tracing::warn!("a question about records was not answered: {error}");
-            let detail = "ClickHouse did not answer; the log of this control plane says why";
+            let detail = match error {
+                RecordsError::Away(_) => {
+                    "files of records cannot be seen; the log of this control plane says why"
+                }
+                _ => "ClickHouse did not answer; the log of this control plane says why",
+            };
             Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S)
         }
         error => Refusal::new(Code::Internal, error.to_string()),

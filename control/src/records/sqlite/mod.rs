@@ -114,7 +114,7 @@ impl Sqlite {
     /// # Errors
     /// It is not, or cannot be read.
     pub fn check(path: &Path) -> Result<(), RecordsError> {
-        if !path.exists() {
+        if !segments::is_at(path)? {
             return Ok(());
         }
         let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;

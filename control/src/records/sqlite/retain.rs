@@ -75,11 +75,12 @@ impl Sqlite {
         }
     }
 
-    /// Drops what a deletion that broke off has left.
+    /// Drops what a deletion that broke off has left. Where it cannot be told what that is, as
+    /// while a disk is not mounted, nothing goes.
     fn drop_what_is_left(&self, work: &mut Work) -> Result<(), RecordsError> {
         for segment in self.closed() {
             // Heads without their file name nothing.
-            if !self.segments.is_there(segment.first_block) {
+            if !self.segments.is_there(segment.first_block)? {
                 self.drop_whole(work, segment)?;
             }
         }

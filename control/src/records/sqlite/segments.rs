@@ -183,8 +183,11 @@ impl Segments {
     }
 
     /// The same for a file that is there; somebody may have deleted it.
+    ///
+    /// # Errors
+    /// The store failed, or as for [`Self::is_there`].
     pub(super) fn existing(&self, first_block: i64) -> Result<Option<Connection>, RecordsError> {
-        let there = self.is_there(first_block);
+        let there = self.is_there(first_block)?;
         there.then(|| self.connect(first_block)).transpose()
     }
 
@@ -210,9 +213,22 @@ impl Segments {
         }
     }
 
-    /// Whether the file of a segment is there.
-    pub(super) fn is_there(&self, first_block: i64) -> bool {
-        self.file(first_block).exists()
+    /// Whether the file of a segment is there. What is not is forgotten for good, so a look that
+    /// fails is no answer, and nor is an empty folder in the place of this one: a disk that is not
+    /// mounted for a moment takes the file of the heads with it.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub(super) fn is_there(&self, first_block: i64) -> Result<bool, RecordsError> {
+        let file = self.file(first_block);
+        if is_at(&file)? {
+            return Ok(true);
+        }
+        if !is_at(&self.path)? {
+            return Err(RecordsError::Away(self.path.display().to_string()));
+        }
+        // Again: the folder may have come back in between.
+        is_at(&file)
     }
 
     /// Bytes of a segment on the disk.
@@ -251,6 +267,12 @@ impl Segments {
             let _ = std::fs::remove_file(beside(&file, end));
         }
     }
+}
+
+/// Whether there is a file; not known where the look fails.
+pub(super) fn is_at(path: &Path) -> Result<bool, RecordsError> {
+    let found = path.try_exists();
+    found.map_err(|error| RecordsError::Away(format!("{}: {error}", path.display())))
 }
 
 fn beside(file: &Path, end: &str) -> PathBuf {

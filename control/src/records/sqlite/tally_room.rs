@@ -119,8 +119,12 @@ impl Sqlite {
             let from_s = last_s.saturating_add(width_s);
             let mut writer = locked(&self.writer);
             let txn = writer.transaction()?;
-            txn.prepare_cached("INSERT OR REPLACE INTO tallies_from VALUES (?1, ?2, ?3)")?
-                .execute(params![org, width_s, from_s])?;
+            // Tallies may come that are older than those which went: what went stays gone.
+            txn.prepare_cached(
+                "INSERT INTO tallies_from VALUES (?1, ?2, ?3)
+                 ON CONFLICT (org_id, width_s) DO UPDATE SET from_s = max(from_s, excluded.from_s)",
+            )?
+            .execute(params![org, width_s, from_s])?;
             txn.prepare_cached(
                 "DELETE FROM tallies INDEXED BY tallies_by_age
                  WHERE width_s = ?1 AND start_s < ?2 AND org_id = ?3",
@@ -166,4 +170,28 @@ fn starts(
         found = Some((row.get(0)?, sum));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What came late is the oldest, and goes next.
+    #[test]
+    fn what_went_stays_gone_when_older_tallies_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Sqlite::open(&dir.path().join("records.db")).unwrap();
+        let org = OrgId::from_bits(1);
+        let bits = blob(org.bits());
+        for (start_s, from_s) in [(600, 660), (120, 660), (1_200, 1_260)] {
+            let put = "INSERT INTO tallies VALUES (?1, ?2, 0, ?3, '', x'')";
+            locked(&records.writer)
+                .execute(put, params![bits, MINUTE_S, start_s])
+                .unwrap();
+            let left = records.drop_oldest_tallies(&bits, MINUTE_S, 1).unwrap();
+            assert_eq!(left, 0);
+            let kept = kept_from(&locked(&records.writer), org).unwrap();
+            assert_eq!(kept.get(&MINUTE_S), Some(&from_s), "{start_s}");
+        }
+    }
 }

@@ -164,7 +164,9 @@ impl Broker {
             .collect();
         let mut together = Vec::new();
         for slot in due {
-            let full = calls.len() + together.len().div_ceil(KEYS_PER_TXN) >= room;
+            // One that goes alone does not go with a call that is only begun.
+            let alone = usize::from(self.contended.contains(&slot)) * (KEYS_PER_TXN - 1);
+            let full = calls.len() + (together.len() + alone) / KEYS_PER_TXN >= room;
             let Some((key, write)) = self.look(slot, now, !full, leaving) else {
                 continue;
             };
@@ -364,10 +366,8 @@ impl Broker {
             return None;
         }
         count(&self.shared.stats.store_calls);
-        self.shared
-            .stats
-            .key_writes
-            .fetch_add(slots.len() as u64, Ordering::Relaxed);
+        let key_writes = &self.shared.stats.key_writes;
+        key_writes.fetch_add(slots.len() as u64, Ordering::Relaxed);
         let id = self.next_call;
         self.next_call += 1;
         self.ramp.called(sent_ns);

@@ -68,8 +68,12 @@ fn a_store_that_comes_back_gets_no_more_than_twice_the_steady_calls_and_ten_in_a
         let away = fullest(&node.run((20, 60), every_ms));
         assert!(away <= 10, "{keys} keys: {away} while it is away");
         node.world.away = false;
+        let lost = node.world.lost;
         let back = fullest(&node.run((60, 70), every_ms));
-        eprintln!("{keys} keys: {steady} calls a second, then {away}, then {back}");
+        let lost = node.world.lost - lost;
+        eprintln!(
+            "{keys} keys: {steady} calls a second, then {away}, then {back}; {lost} callers lost"
+        );
         assert!(back <= 2 * steady + 10, "{keys} keys: {back} of {steady}");
         // And all is as before: nobody goes without.
         let (sent, lost) = (node.world.sent, node.world.lost);

@@ -81,6 +81,12 @@ pub(super) fn is_of_another(path: &Path, lock: &File) -> bool {
     }
 }
 
+/// Whether the log holds something, and both are still those that were open together.
+pub(super) fn is_of_this(path: &Path, lock: &File) -> bool {
+    let (now, before) = (Pair::of(path).ok(), noted(lock));
+    !is_empty(&with_suffix(path, LOG)) && now.is_some() && now == before
+}
+
 fn noted(lock: &File) -> Option<Pair> {
     let mut bytes = [0; NOTE_BYTES_MAX];
     let read = lock.read_at(&mut bytes, 0).ok()?;

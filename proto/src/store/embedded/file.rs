@@ -107,6 +107,16 @@ impl DataFile {
                 let why = format!("there is no {}; name the backup", path.display());
                 return Err(StoreError::Unavailable(why));
             }
+            None if beside::is_of_this(path, &file.lock) => {
+                let why = format!(
+                    "{log} was written for {path} as it is there, and may hold the newest of it: \
+                     nothing has to be put back, start the process. If a backup was copied into \
+                     the file, name that backup, or move {log} and its index away",
+                    log = with_suffix(path, LOGS[0]).display(),
+                    path = path.display()
+                );
+                return Err(StoreError::Unavailable(why));
+            }
             None => file.move_aside(&LOGS)?,
         };
         if let Some(staged) = staged {
@@ -215,7 +225,7 @@ fn stage(path: &Path, backup: &Path) -> Result<PathBuf, StoreError> {
     let made = private().create(true).open(&staged);
     let made = made.and_then(|staged| staged.set_len(0).map(|()| staged));
     let made = made.map_err(|error| cannot("make", &staged, &error))?;
-    let copied = Connection::open_with_flags(backup, OpenFlags::SQLITE_OPEN_READ_ONLY)
+    let copied = opened_backup(backup)
         .map_err(|error| not_opened(&error))
         .and_then(|db| match is_fresh(&db)? {
             true => Err(StoreError::Corrupt("there is no store in it".into())),
@@ -233,6 +243,29 @@ fn stage(path: &Path, backup: &Path) -> Result<PathBuf, StoreError> {
         let _ = fs::remove_file(&staged);
     }
     copied.map(|()| staged)
+}
+
+/// Opens a backup to be read. One without a log of its own is opened as a file that nobody changes:
+/// SQLite would make a log beside it otherwise, and its folder may be one that nobody may write to.
+fn opened_backup(backup: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    match (beside::is_empty(&with_suffix(backup, LOGS[0])), url(backup)) {
+        (true, Some(url)) => Connection::open_with_flags(
+            format!("{url}?immutable=1"),
+            flags | OpenFlags::SQLITE_OPEN_URI,
+        ),
+        _ => Connection::open_with_flags(backup, flags),
+    }
+}
+
+/// The URL of a file; none where its name is not UTF-8.
+fn url(path: &Path) -> Option<String> {
+    let name = path.to_str()?;
+    let escaped = name
+        .replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23");
+    Some(format!("file:{escaped}"))
 }
 
 fn private() -> OpenOptions {

@@ -228,6 +228,10 @@ async fn a_backup_gets_nothing_of_the_lost_files_log() {
     std::fs::rename(&lost, &path).unwrap();
     assert_eq!(keys().await, "ab");
     write_and_die(&path, "b");
+    let refused = Embedded::restore(&path, None).unwrap_err().to_string();
+    assert!(refused.contains("nothing has to be put back"), "{refused}");
+    assert_eq!(keys().await, "ab", "what the log held is there");
+    write_and_die(&path, "b");
 
     // The backup is put there before, or by the one call.
     std::fs::rename(&path, &lost).unwrap();

@@ -245,6 +245,36 @@ fn heads_without_blocks_break_no_search() {
     assert_eq!(records.retain(keeping(age, u64::MAX), DAY_US).unwrap(), 3);
 }
 
+/// A folder that is away for a moment, as one of a network is, or with an empty one in its place.
+#[test]
+fn heads_stay_while_the_folder_is_away() {
+    let (dir, records) = open();
+    for n in 0..4 {
+        let day = i64::try_from(n).unwrap();
+        records.put(&[at(n, 1, day * DAY_US)]).unwrap();
+    }
+    let keeps_all = || records.retain(keeping(AGES, u64::MAX), 0);
+    assert_eq!(keeps_all().unwrap(), 0);
+    assert_eq!(all(&records), [3, 2, 1, 0]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let kept = elsewhere.path().join("kept");
+    std::fs::rename(dir.path(), &kept).unwrap();
+    assert!(keeps_all().is_err(), "it cannot be told what is there");
+    std::fs::create_dir(dir.path()).unwrap();
+    assert!(keeps_all().is_err(), "an empty folder tells nothing");
+    std::fs::remove_dir(dir.path()).unwrap();
+    std::fs::rename(&kept, dir.path()).unwrap();
+    assert_eq!(keeps_all().unwrap(), 0);
+    assert_eq!(all(&records), [3, 2, 1, 0]);
+    drop(records);
+    let records = Sqlite::open(&path(&dir)).unwrap();
+    assert_eq!(all(&records), [3, 2, 1, 0]);
+    // A file that is gone while the others stay is gone.
+    std::fs::remove_file(dir.path().join("records.db.1")).unwrap();
+    let dropped = records.retain(keeping(AGES, u64::MAX), 0).unwrap();
+    assert_eq!((dropped, all(&records)), (1, vec![3, 2, 1]));
+}
+
 #[test]
 fn a_file_without_segments_keeps_its_blocks_until_they_go() {
     let (dir, records) = open();
