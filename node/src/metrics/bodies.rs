@@ -15,8 +15,13 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// So often something was redacted.
-    pub fn redacted(&self, redactions: &Redactions) {
+    /// So often something was redacted, and so many bodies broke a schema.
+    pub fn seen(&self, redactions: &Redactions, violations: &Violations) {
+        self.redacted(redactions);
+        self.violated(violations);
+    }
+
+    fn redacted(&self, redactions: &Redactions) {
         for (count, more) in self.redactions.iter().zip(redactions.counts()) {
             if more > 0 {
                 count.fetch_add(more.into(), Relaxed);
@@ -24,8 +29,7 @@ impl Bodies {
         }
     }
 
-    /// So many bodies broke a schema.
-    pub fn violated(&self, violations: &Violations) {
+    fn violated(&self, violations: &Violations) {
         let counts = self.violations.iter().flatten();
         for (count, more) in counts.zip(violations.0.iter().flatten()) {
             if *more > 0 {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::event_stream::StreamEnd;
-use proto::filter::Redactions;
 use proto::outcome::Code;
 use proto::proxy::OnClientAbort;
 use proto::record::{Attempt, AuthFailure, Record};
@@ -33,7 +32,6 @@ use crate::spending::{Places, Spends};
 use crate::telemetry::trace_id_text;
 use crate::traces::{TraceSender, Traced};
 use crate::upstream::{AnswerBody, AnswerError};
-use crate::validating::Violations;
 
 /// Longest time for which an answer is read on for a caller that has left.
 const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -140,12 +138,6 @@ impl Recorder {
         Some(self.records.clone())
     }
 
-    /// Counts what was found in bodies.
-    fn seen_in_bodies(&self, redacted: &Redactions, violations: &Violations) {
-        self.metrics.bodies().redacted(redacted);
-        self.metrics.bodies().violated(violations);
-    }
-
     fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
         let mut notes = std::mem::take(&mut exchange.notes);
         // The answer still tells it.
@@ -160,7 +152,9 @@ impl Recorder {
         exchange.notes.request_bytes = notes.request_bytes;
         exchange.notes.payload = notes.payload.take();
         exchange.notes.spends = notes.spends;
-        self.seen_in_bodies(&notes.redacted, &notes.violations);
+        self.metrics
+            .bodies()
+            .seen(&notes.redacted, &notes.violations);
         Record {
             request_id: exchange.id,
             org_id: proxy.org,
@@ -301,8 +295,8 @@ impl Closing {
             Some(StreamEnd::TooLarge { .. }) => self.code = Code::ResponseTooLarge,
             None => {}
         }
-        self.metrics.bodies().redacted(&body.redacted());
-        self.metrics.bodies().violated(&body.violations());
+        let (redacted, violations) = (body.redacted(), body.violations());
+        self.metrics.bodies().seen(&redacted, &violations);
         if let Some(record) = self.record.as_mut().and_then(Arc::get_mut) {
             events::add_late(record, body.events(self.started));
             record.filter_ids.extend(body.changed());

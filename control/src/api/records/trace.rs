@@ -427,7 +427,11 @@ mod tests {
 
     #[test]
     fn what_happened_stands_at_its_stage() {
-        let event = |stage: &str, kind: SpanEventKind, count: Value| json!({"stage": stage, "at_us": 40, "kind": kind, "subject": "s", "count": count});
+        let event = |stage: &str, kind: SpanEventKind, count: Value| {
+            let mut event = json!({"stage": stage, "at_us": 40, "kind": kind, "subject": "s"});
+            event["count"] = count;
+            event
+        };
         let events: Vec<Value> = SpanEventKind::ALL
             .into_iter()
             .map(|kind| event("forward", kind, json!(2)))
