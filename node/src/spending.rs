@@ -382,16 +382,26 @@ mod tests {
     use super::*;
     use crate::limits::{Limits, MeterKey, Opener, Settings};
 
-    /// A block that ends between draw and send costs a moment, not the request.
-    #[actix_rt::test]
-    async fn tokens_that_ended_before_they_were_sent_are_drawn_again() {
+    /// Of a node alone, and the folder of its store.
+    fn limits() -> (tempfile::TempDir, Arc<Limits>) {
         let dir = tempfile::tempdir().unwrap();
         let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
         let settings = Settings::single_node(Opener { node: 1, boot: 1 });
         let (limits, broker) = Limits::new(store, &settings, Arc::new(SystemClock));
         actix_rt::spawn(broker);
+        (dir, limits)
+    }
+
+    fn hundred_a_minute() -> MeterSpec {
         let limit = Limit::new(100, Window::Minute).unwrap();
-        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        MeterSpec::new("", 1, vec![limit]).unwrap()
+    }
+
+    /// A block that ends between draw and send costs a moment, not the request.
+    #[actix_rt::test]
+    async fn tokens_that_ended_before_they_were_sent_are_drawn_again() {
+        let (_dir, limits) = limits();
+        let spec = hundred_a_minute();
         let meter = limits.meter(MeterKey::whole("m"), Arc::new(spec));
         let meters = MeterSet::new(&[meter]).unwrap();
         let applied = Applied {
@@ -426,13 +436,8 @@ mod tests {
     /// Two attempts, of which the last one is answered.
     #[actix_rt::test]
     async fn a_value_that_is_told_at_last_is_not_missing() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
-        let settings = Settings::single_node(Opener { node: 1, boot: 1 });
-        let (limits, broker) = Limits::new(store, &settings, Arc::new(SystemClock));
-        actix_rt::spawn(broker);
-        let limit = Limit::new(100, Window::Minute).unwrap();
-        let spec = MeterSpec::new("", 1, vec![limit]).unwrap();
+        let (_dir, limits) = limits();
+        let spec = hundred_a_minute();
         let spec = spec.estimating(Some(Estimate::Given(2)));
         let meter = limits.meter(MeterKey::whole("m"), Arc::new(spec));
         let applied = Applied {

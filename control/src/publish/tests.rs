@@ -1200,13 +1200,9 @@ async fn a_turn_that_leads_to_no_version_is_given_up() {
     other.publish(next).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_turn_ends_when_its_holder_dies() {
-    let world = world().await;
-    let second = Duration::from_secs(1);
-    let lease = world.store.grant_lease(second).await.unwrap().id;
+async fn put_under(world: &World, key: String, lease: LeaseId) {
     let put = proto::store::Op::Put {
-        key: keys::turn(world.org),
+        key,
         value: "".into(),
         lease: Some(lease),
     };
@@ -1215,6 +1211,14 @@ async fn a_turn_ends_when_its_holder_dies() {
         ..Txn::default()
     };
     world.store.txn(txn).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_turn_ends_when_its_holder_dies() {
+    let world = world().await;
+    let second = Duration::from_secs(1);
+    let lease = world.store.grant_lease(second).await.unwrap().id;
+    put_under(&world, keys::turn(world.org), lease).await;
     let publish = request(world.org, vec![create_target(1)]);
     world.publisher.publish(publish).await.unwrap();
 }
@@ -1231,16 +1235,7 @@ async fn a_turn_lasts_as_long_as_its_holder_takes() {
     assert!(turn.is_some());
     // What is put under a lease like the turn's, and later, and nobody renews.
     let lease = world.store.grant_lease(turn::LEASE).await.unwrap().id;
-    let put = proto::store::Op::Put {
-        key: "later".into(),
-        value: "".into(),
-        lease: Some(lease),
-    };
-    let txn = Txn {
-        ops: vec![put],
-        ..Txn::default()
-    };
-    world.store.txn(txn).await.unwrap();
+    put_under(&world, "later".into(), lease).await;
     while value(&world, "later").await.is_some() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

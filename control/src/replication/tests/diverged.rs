@@ -260,17 +260,23 @@ async fn a_number_whose_record_has_left_the_store_still_has_one_name() {
     assert_eq!(aside(&of.eu).await.last().unwrap().1.head, before);
 }
 
+/// Keeps three versions in the store of a region, and the older ones in its archive alone.
+async fn archived(region: &Region, org: OrgId) -> Swept {
+    let swept = Swept::of(region, 3);
+    comes("older versions in the archive alone", || async {
+        region.dump(&[&keys::versions(org)]).await.len() == 3
+    })
+    .await;
+    swept
+}
+
 /// The store of the follower keeps fewer versions than home has lost, and home has made fewer: the
 /// archive alone has those that lie where home's history has others.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_archived_of_the_branch_is_set_aside_too() {
     let of = diverged(12, 6).await;
     let (eu, org) = (&of.eu, of.org);
-    let _swept = Swept::of(eu, 3);
-    comes("older versions in the archive alone", || async {
-        eu.dump(&[&keys::versions(org)]).await.len() == 3
-    })
-    .await;
+    let _swept = archived(eu, org).await;
     let before = eu.publisher.versions(org, u64::MAX, 100).await.unwrap();
     let hashes = before.iter().map(|kept| kept.record.head.clone());
     let lost: BTreeSet<_> = hashes
@@ -299,11 +305,7 @@ async fn what_is_archived_of_the_branch_is_set_aside_too() {
 async fn a_long_branch_is_left_though_no_second_connection_can_be_had() {
     let of = diverged(12, 6).await;
     let (eu, org) = (&of.eu, of.org);
-    let _swept = Swept::of(eu, 3);
-    comes("older versions in the archive alone", || async {
-        eu.dump(&[&keys::versions(org)]).await.len() == 3
-    })
-    .await;
+    let _swept = archived(eu, org).await;
     of.net.refuse("eu", "us");
     let tried = of.net.tried("eu", "us");
     of.us.replication.decide(false).await.unwrap();

@@ -23,7 +23,7 @@ pub(super) mod schedules;
 mod several;
 mod shares;
 mod silence;
-mod simulation;
+pub(super) mod simulation;
 mod slots;
 mod slow;
 mod swept;

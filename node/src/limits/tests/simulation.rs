@@ -145,8 +145,8 @@ pub struct Outcome {
     pub swept: u64,
 }
 
-/// The brokers' own error path reads it; nothing else does.
-struct NoClock;
+/// What is not simulated reads it (the brokers' own error path, slots that nobody takes).
+pub struct NoClock;
 
 impl Clock for NoClock {
     fn boot_ns(&self) -> u64 {

@@ -19,7 +19,8 @@ use crate::limits::slots::taker::Taker;
 use crate::limits::slots::waits::Waits;
 use crate::limits::slots::{SLOT_TTL, SlotShared, SlotSpec, SlotToken, Slots, run};
 use crate::limits::tests::faults::{Chance, Faults};
-use crate::limits::{Clock, MeterKey, Moment, Opener};
+use crate::limits::tests::simulation::NoClock;
+use crate::limits::{MeterKey, Opener};
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
@@ -84,18 +85,6 @@ pub struct Outcome {
     pub writes: u64,
     /// Slots in use, times nanoseconds.
     pub used_ns: u128,
-}
-
-/// Slots read it where nobody simulates them; nothing else does.
-struct NoClock;
-
-impl Clock for NoClock {
-    fn boot_ns(&self) -> u64 {
-        0
-    }
-    fn moment(&self) -> Moment {
-        Moment::default()
-    }
 }
 
 pub struct InFlight {
