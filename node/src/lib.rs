@@ -55,6 +55,7 @@ pub mod scrubbed_body;
 pub mod settling;
 pub mod snapshot;
 pub mod spending;
+pub mod splitmix;
 pub mod stages;
 pub mod sync;
 pub mod telemetry;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proto::record::Record;
 
 use crate::credentials::live::{LiveSecrets, Whose};
+use crate::splitmix;
 use crate::traces::{Incoming, Sampling};
 
 /// The field that carries a trace's identity.
@@ -118,7 +119,7 @@ impl TraceContext {
     pub fn further_span(&self, n: u64) -> u64 {
         spread(
             self.span_id
-                .wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                .wrapping_add(n.wrapping_add(1).wrapping_mul(splitmix::GAMMA)),
         )
     }
 
@@ -148,12 +149,9 @@ impl TraceContext {
     }
 }
 
-/// Spreads a number over 64 bits (splitmix64), never to zero, which is no span.
+/// Spreads a number over 64 bits, never to zero, which is no span.
 fn spread(n: u64) -> u64 {
-    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (n ^ (n >> 31)).max(1)
+    splitmix::after(n).max(1)
 }
 
 /// The caller's trace, if it sent one valid `traceparent`. Versions above 00 may carry more behind

@@ -5,6 +5,8 @@
 //! in a second before, asks at most twice that while something waits, and only where that is not
 //! enough doubles it every second. In any second it is no more than twice the steady calls and ten.
 
+use crate::splitmix;
+
 const SECOND_NS: u64 = 1_000_000_000;
 /// A store that was away no longer than this has left little behind.
 const SHORT_NS: u64 = SECOND_NS;
@@ -212,11 +214,7 @@ impl Ramp {
 /// A time below `whole_ns` that is another one for each `seed`, so that processes that failed
 /// together do not come back together.
 pub fn spread_ns(seed: u64, whole_ns: u64) -> u64 {
-    // The finalizer of SplitMix64.
-    let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) % whole_ns.max(1)
+    splitmix::after(seed) % whole_ns.max(1)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::limits::block::Opener;
+use crate::splitmix;
 
 /// How long a silent peer is passed over at first; doubles up to [`SUSPECT_MAX_NS`].
 const SUSPECT_MIN_NS: u64 = 250_000_000;
@@ -154,12 +155,9 @@ pub fn key_hash(key: &str) -> u64 {
     u64::from_le_bytes(*first)
 }
 
-/// Weight of a node for a key (SplitMix64's finisher); the node's number breaks ties.
+/// Weight of a node for a key; the node's number breaks ties.
 fn score(node: u64, key: u64) -> (u64, u64) {
-    let mut z = node ^ key.rotate_left(32);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31), node)
+    (splitmix::finish(node ^ key.rotate_left(32)), node)
 }
 
 #[cfg(test)]
