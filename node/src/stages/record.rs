@@ -146,15 +146,13 @@ impl Recorder {
         let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
         let (path, query) = reduce::asked(&notes, proxy);
         let caller = exchange.caller.as_ref();
-        let status = exchange.status();
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
         let target_credential = exchange.target_credential().filter(|_| injected).cloned();
         exchange.notes.request_bytes = notes.request_bytes;
         exchange.notes.payload = notes.payload.take();
         exchange.notes.spends = notes.spends;
-        self.metrics
-            .bodies()
-            .seen(&notes.redacted, &notes.violations);
+        let bodies = self.metrics.bodies();
+        bodies.seen(&notes.redacted, &notes.violations);
         Record {
             request_id: exchange.id,
             org_id: proxy.org,
@@ -170,7 +168,7 @@ impl Recorder {
             method: reduce::method(&exchange.request.method, whose),
             path,
             query,
-            status,
+            status: exchange.status(),
             upstream_status: notes.upstream_status,
             code: Cow::Borrowed(""),
             auth_failure: notes.refusal,
