@@ -124,6 +124,11 @@ impl Ramp {
         }
     }
 
+    /// Whether fewer calls are made than are due.
+    pub fn is_steep(&self) -> bool {
+        !matches!(self.course, Course::Steady)
+    }
+
     /// How many calls may be made at this instant, of `most`.
     pub fn room(&mut self, now_ns: u64, most: usize) -> usize {
         let ready_ns = self.ready_ns(now_ns);

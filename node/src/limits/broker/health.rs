@@ -185,6 +185,7 @@ impl Broker {
         if matches!(self.health, Health::Down { .. }) {
             self.health = Health::Up;
             self.ramp.answered(now_ns);
+            self.roster.store_is_back();
             info!("the store answers again; tokens come from it");
             self.shared.store_answers();
             for slot in std::mem::take(&mut self.stalled) {

@@ -296,6 +296,7 @@ impl Broker {
             nodes: self.shared.nodes(),
             contact_ns: self.contact_ns,
             may_write: may_write && (leaving || now.boot_ns >= ready_ns),
+            returning: !may_write && self.ramp.is_steep(),
             held_back: false,
             growth: self.budget.growth(),
             leaving,

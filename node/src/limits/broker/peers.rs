@@ -241,7 +241,7 @@ impl Broker {
                     self.proofs.told(now_ns, Revision(revision));
                 }
             }
-            Told::NoStore => self.roster.pass_over(from, keys, now_ns),
+            Told::NoStore => self.roster.has_no_store(from, keys, now_ns),
             Told::Nothing => {}
         }
         self.schedule(slot, now_ns);

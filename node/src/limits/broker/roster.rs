@@ -45,12 +45,15 @@ struct Peer {
 struct Suspicion {
     until_ns: u64,
     next_ns: u64,
+    /// It said itself that it has no store.
+    no_store: bool,
 }
 
 impl Suspicion {
     const NONE: Self = Self {
         until_ns: 0,
         next_ns: SUSPECT_MIN_NS,
+        no_store: false,
     };
 
     fn rise(&mut self, now_ns: u64) {
@@ -58,11 +61,19 @@ impl Suspicion {
         if now_ns >= self.until_ns {
             self.until_ns = now_ns.saturating_add(self.next_ns);
             self.next_ns = self.next_ns.saturating_mul(2).min(SUSPECT_MAX_NS);
+            self.no_store = false;
         }
     }
 }
 
 impl Peer {
+    fn of(&mut self, keys: Keys) -> &mut Suspicion {
+        match keys {
+            Keys::All => &mut self.for_all,
+            Keys::Calendar => &mut self.for_calendar,
+        }
+    }
+
     fn is_usable(&self, keys: Keys, now_ns: u64) -> bool {
         let for_these = match keys {
             Keys::All => 0,
@@ -111,11 +122,26 @@ impl Roster {
     pub fn pass_over(&mut self, peer: Opener, keys: Keys, now_ns: u64) {
         let known = self.peers.get_mut(&peer.node);
         if let Some(known) = known.filter(|known| known.incarnation == peer) {
-            match keys {
-                Keys::All => known.for_all.rise(now_ns),
-                Keys::Calendar => known.for_calendar.rise(now_ns),
-            }
+            known.of(keys).rise(now_ns);
         }
+    }
+
+    /// A peer says that it has no store for these keys: others are asked for a while.
+    pub fn has_no_store(&mut self, peer: Opener, keys: Keys, now_ns: u64) {
+        self.pass_over(peer, keys, now_ns);
+        let known = self.peers.get_mut(&peer.node);
+        if let Some(known) = known.filter(|known| known.incarnation == peer) {
+            known.of(keys).no_store = true;
+        }
+    }
+
+    /// The store answers this node again, and so those as well that had lost it: they are asked
+    /// at once, that not each node writes every key in the owner's place.
+    pub fn store_is_back(&mut self) {
+        let all = self.peers.values_mut();
+        let all = all.flat_map(|peer| [&mut peer.for_all, &mut peer.for_calendar]);
+        all.filter(|known| known.no_store)
+            .for_each(|known| *known = Suspicion::NONE);
     }
 
     /// A peer gave or refused tokens of one of these keys.
@@ -232,6 +258,27 @@ mod tests {
             roster.supplier((1, false), (key, Keys::All), 0),
             Some(opener(2))
         );
+    }
+
+    #[test]
+    fn who_had_no_store_is_asked_at_once_when_it_is_back_and_who_is_silent_is_not() {
+        let key = (0..).find(|key| score(2, *key) > score(1, *key)).unwrap();
+        let mut roster = roster(&[2]);
+        let asked = |roster: &Roster, ms: u64| {
+            let supplier = roster.supplier((1, true), (key, Keys::Calendar), ms * MS);
+            supplier.is_some()
+        };
+        for keys in [Keys::All, Keys::Calendar] {
+            (0..8).for_each(|s| roster.has_no_store(opener(2), keys, s * 10_000 * MS));
+            assert!(!asked(&roster, 70_001));
+            roster.store_is_back();
+            assert!(asked(&roster, 70_001));
+            roster.has_no_store(opener(2), keys, 70_001 * MS);
+            assert!(!asked(&roster, 70_250) && asked(&roster, 70_251));
+        }
+        roster.pass_over(opener(2), Keys::All, 80_000 * MS);
+        roster.store_is_back();
+        assert!(!asked(&roster, 80_001));
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub struct Around<'a> {
     pub may_write: bool,
     /// A write was due and may not be sent now.
     pub held_back: bool,
+    /// The store has only just come back and is not asked by all keys at once: not by this one yet.
+    pub returning: bool,
     /// How many times its usual size and life a block has, so that there are fewer writes.
     pub growth: u64,
     /// Whether the process is leaving: everything is given back.
@@ -305,7 +307,11 @@ impl Owner {
         if around.supplier.is_some() && !lost {
             return self.borrow(around, hungry, waiting);
         }
-        if self.attempt.is_some() || !around.store_up || around.supplier.is_some() {
+        // Who has to wait for a store that has come back goes on as if it were away.
+        let returning = lost && around.returning;
+        around.held_back |= returning && around.store_up;
+        let away = !around.store_up || returning;
+        if self.attempt.is_some() || away || around.supplier.is_some() {
             // A peer may serve although nothing came in time: it is asked on.
             self.ask_on(around, hungry, waiting);
             self.without_answer(around, hungry);

@@ -29,11 +29,16 @@ struct Node {
 
 impl Node {
     fn new(node: u64, keys: usize) -> Self {
+        Self::with(node, keys, 600)
+    }
+
+    /// Each key gives so many a minute.
+    fn with(node: u64, keys: usize, limit: u64) -> Self {
         let world = World::of(Settings::single_node(Opener {
             node,
             boot: node * 7,
         }));
-        let spec = spec(600, Window::Minute);
+        let spec = spec(limit, Window::Minute);
         let meters = (0..keys).map(|n| {
             let key = MeterKey::of("m", n.to_string());
             world.limits.meter(key, Arc::clone(&spec))
@@ -86,6 +91,31 @@ fn a_store_that_comes_back_gets_no_more_than_twice_the_steady_calls_and_ten_in_a
             "{keys} keys: {passed} of {called}"
         );
     }
+}
+
+/// As each node does that writes a key while its owner had no store.
+#[test]
+fn who_is_beaten_to_a_store_that_has_come_back_goes_on_with_its_share() {
+    let mut node = Node::with(1, 1, 90_000);
+    node.run((1, 3), 500);
+    node.world.away = true;
+    node.run((3, 40), 20);
+    (node.world.away, node.world.beaten) = (false, 6);
+    let (lost, mut sent) = (node.world.lost, node.world.sent);
+    let mut passed_ms = 40_000;
+    for ms in 40_000..45_000 {
+        if ms % 20 == 0 {
+            node.world.call(&node.meters[0], ms * MS);
+        }
+        node.world.turn(ms * MS);
+        if node.world.sent > sent {
+            (sent, passed_ms) = (node.world.sent, ms);
+        }
+        // A caller waits for two graces.
+        assert!(ms - passed_ms < 600, "nobody passes from {passed_ms} ms on");
+    }
+    assert_eq!(node.world.beaten, 0, "it went to the store as often");
+    assert_eq!(node.world.lost, lost);
 }
 
 /// All nodes lose a store at the same instant.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::meter::{Limit, MeterSpec, Window};
-use proto::store::{StoreError, TxnOutcome};
+use proto::store::{Compare, Revision, StoreError, TxnOutcome};
 
 use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) lost: u64,
     /// The store answers no call.
     pub(super) away: bool,
+    /// So many of the next calls find that another node was faster.
+    pub(super) beaten: usize,
     /// When calls were made to the store.
     pub(super) called_ns: Vec<u64>,
 }
@@ -72,6 +74,7 @@ impl World {
             sent: 0,
             lost: 0,
             away: false,
+            beaten: 0,
             called_ns: Vec::new(),
         }
     }
@@ -111,7 +114,12 @@ impl World {
                 None => self.waiting.push(waiting),
             }
         }
-        for Call { id, txn } in self.broker.turn(self.clock.moment()) {
+        for Call { id, mut txn } in self.broker.turn(self.clock.moment()) {
+            if self.beaten > 0 && !self.away {
+                self.beaten -= 1;
+                let never = Compare::ModRevision("beaten".to_owned(), Revision(i64::MAX));
+                txn.compares.push(never);
+            }
             self.writes += txn.ops.len() as u64;
             self.called_ns.push(now_ns);
             let outcome = match self.away {
