@@ -219,15 +219,6 @@ fn is_kept(cluster: &Cluster<'_>, id: &str) -> bool {
     })
 }
 
-/// Memory that a process has, in KiB.
-fn resident_kib(process: &Process) -> u64 {
-    let status = format!("/proc/{}/status", process.gateway().id());
-    let status = fs::read_to_string(status).expect("a process that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let text = line.expect("its size").trim_end_matches("kB").trim();
-    text.parse().expect("a number")
-}
-
 #[test]
 fn a_node_whose_disk_is_full_serves_drops_the_oldest_records_and_recovers() {
     cluster::run_with(Links::Peers, |cluster, proxy| {
@@ -245,9 +236,9 @@ fn a_node_whose_disk_is_full_serves_drops_the_oldest_records_and_recovers() {
         disk.fill();
         let dropped = || node.metric(DROPPED).unwrap_or_default();
         wait_for("the oldest that go", || (dropped() > 0.0).then_some(()));
-        let before_kib = resident_kib(node);
+        let before_kib = node.gateway().resident_kib();
         load.after(20 * CLUSTER_SECOND).is_clean("full");
-        let grown_kib = resident_kib(node).saturating_sub(before_kib);
+        let grown_kib = node.gateway().resident_kib().saturating_sub(before_kib);
         assert!(grown_kib < 64 * 1024, "{grown_kib} KiB more");
         let lines = node.gateway().log();
         let told = lines.matches("records cannot be kept").count();
@@ -309,7 +300,13 @@ fn control_planes_whose_disks_are_full_take_changes_and_nodes_keep_the_records()
         let waiting = call(&cluster.nodes[0], proxy, "/waiting");
         for (at, control) in cluster.controls.iter().enumerate() {
             cluster.rename(at, proxy, &format!("full-{at}"));
-            control.read("/records?limit=5");
+            let found = control.gateway().api("GET", "/records?limit=5", None);
+            assert_eq!(
+                found.status(),
+                200,
+                "a read needs no room: {}",
+                found.text()
+            );
             control.read("/targets");
             let refused = "requestrocket_control_records_refused_total";
             wait_for("records that are refused", || {
@@ -322,6 +319,7 @@ fn control_planes_whose_disks_are_full_take_changes_and_nodes_keep_the_records()
         // Whatever ends a control plane ends it on a full disk too.
         let folder = cluster.controls[1].kill();
         cluster.controls[1].resume(folder);
+        cluster.controls[1].read("/records?limit=5");
         cluster.rename(1, proxy, "again");
         load.after(5 * CLUSTER_SECOND).is_clean("full");
 

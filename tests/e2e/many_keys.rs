@@ -29,14 +29,6 @@ fn addresses() -> u32 {
     given.map_or(2_000, |text| text.parse().expect("a number"))
 }
 
-/// Memory of a process.
-fn resident_mib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.expect("kibibytes") / 1_024
-}
-
 #[test]
 fn addresses_that_come_once_are_kept_neither_by_etcd_nor_by_the_process() {
     let cluster = Cluster::new();
@@ -71,7 +63,7 @@ fn addresses_that_come_once_are_kept_neither_by_etcd_nor_by_the_process() {
         let answer = connection.read().expect("an answer");
         refused += u32::from(answer.status() != 200);
         if (n + 1).is_multiple_of(all.div_ceil(LOOKS)) {
-            let (now, mib) = (kept(), resident_mib(node.id()));
+            let (now, mib) = (kept(), node.resident_kib() / 1024);
             eprintln!(
                 "{} addresses in {:?}: {now} keys in etcd, {mib} MiB",
                 n + 1,
@@ -87,7 +79,7 @@ fn addresses_that_come_once_are_kept_neither_by_etcd_nor_by_the_process() {
     assert_eq!(overflows, Some(0.0), "each had a key of its own");
     // A machine with other work may be late with tokens.
     assert!(refused <= all / 20, "{refused} of {all} got none");
-    let growth_mib = resident_mib(node.id()).saturating_sub(early_mib);
+    let growth_mib = (node.resident_kib() / 1024).saturating_sub(early_mib);
     assert!(
         most > 0 && most <= KEPT,
         "{most} of {all} are in etcd at once"

@@ -109,6 +109,15 @@ impl Gateway {
         self.process.id()
     }
 
+    /// KiB that it has in memory.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.expect("a process that runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let text = line.expect("its size").trim_end_matches("kB").trim();
+        text.parse().expect("a number")
+    }
+
     /// Its data folder.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")

@@ -8,7 +8,7 @@ use proto::home::Lies;
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::load::{self, LoadError, Loaded};
-use proto::store::{Range, ancestry};
+use proto::store::{Range, StoreError, ancestry};
 use proto::tree::{self, Ancestry, Draft, Operation, OrgConfig, VersionRecord, regions_of};
 use proto::wire::replication::Position;
 use tokio::time::Instant;
@@ -143,9 +143,11 @@ impl Publisher {
         };
         let asked = tokio::task::spawn_blocking(move || ask(&archive)).await;
         let asked = asked.map_err(|error| PublishError::Unreadable(error.to_string()))?;
-        asked
-            .map(Some)
-            .map_err(|error| PublishError::Unreadable(error.to_string()))
+        asked.map(Some).map_err(|error| match error.is_of_disk() {
+            // It may do better later.
+            true => PublishError::Store(StoreError::Unavailable(error.to_string())),
+            false => PublishError::Unreadable(error.to_string()),
+        })
     }
 
     /// The record of one version, where it is kept.

@@ -261,18 +261,45 @@ pub async fn of_store<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let ran = tokio::task::spawn_blocking(move || run(&records)).await;
     let ran = ran.map_err(|error| broke_off("reading records", &error))?;
-    ran.map_err(|error| match error {
-        RecordsError::Unavailable(_) | RecordsError::Away(_) => {
-            // What ClickHouse says, and where files are, is the operator's to know.
-            tracing::warn!("a question about records was not answered: {error}");
-            let detail = match error {
-                RecordsError::Away(_) => {
-                    "files of records cannot be seen; the log of this control plane says why"
-                }
-                _ => "ClickHouse did not answer; the log of this control plane says why",
-            };
-            Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S)
+    ran.map_err(not_answered)
+}
+
+/// The answer to a question about records that has none.
+fn not_answered(error: RecordsError) -> Refusal {
+    let why = match error {
+        RecordsError::Unavailable(_) => "ClickHouse did not answer",
+        RecordsError::Away(_) => "files of records cannot be seen",
+        _ if error.is_of_disk() => "the disk of the records is full or fails",
+        error => return Refusal::new(Code::Internal, error.to_string()),
+    };
+    // What ClickHouse says, and where files are, is the operator's to know.
+    tracing::warn!("a question about records was not answered: {error}");
+    let detail = format!("{why}; the log of this control plane says more");
+    Refusal::new(Code::RecordsUnavailable, detail).retry_after_s(RETRY_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_or_fails_is_said_to_be_and_may_do_better_later() {
+        let failed = |code| {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            not_answered(error.into())
+        };
+        for code in [
+            ffi::SQLITE_FULL,
+            ffi::SQLITE_IOERR,
+            ffi::SQLITE_IOERR_SHMSIZE,
+        ] {
+            let refusal = failed(code);
+            assert_eq!(refusal.code, Code::RecordsUnavailable, "{code}");
+            let told = format!("{refusal:?}");
+            assert!(told.contains("full or fails"), "{told}");
         }
-        error => Refusal::new(Code::Internal, error.to_string()),
-    })
+        assert_eq!(failed(ffi::SQLITE_CORRUPT).code, Code::Internal);
+    }
 }

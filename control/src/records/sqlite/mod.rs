@@ -240,12 +240,7 @@ impl Sqlite {
             counting.count(*org, id, records);
             tails.offer(*org, records);
         }
-        if counting.is_due()
-            && let Err(error) = counting.write(&writer)
-        {
-            // The records are kept; what is counted stays in memory and is written later.
-            tracing::warn!(%error, "tallies of records could not be written: {error}");
-        }
+        counting.write_if_due(&writer);
         let count = new.iter().map(|(.., records)| records.len()).sum();
         drop((writer, appender, counting));
         let stored = packed.into_iter().flat_map(|(.., blocks)| blocks);

@@ -175,9 +175,13 @@ impl Segments {
         }
     }
 
-    /// A connection to a segment's file, which is made where it is not there.
+    /// A connection to a segment's file, which is made where it is not there. Nothing is written to
+    /// one that is: whoever reads on a full disk finds no room for it.
     pub(super) fn connect(&self, first_block: i64) -> Result<Connection, RecordsError> {
-        let connection = connect_after(&self.file(first_block), GIVES_BACK)?;
+        let file = self.file(first_block);
+        let is_begun = std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 0);
+        // SQLite writes the mode even where the file is in it.
+        let connection = connect_after(&file, if is_begun { "" } else { GIVES_BACK })?;
         connection.execute_batch(CREATE_FILE)?;
         Ok(connection)
     }

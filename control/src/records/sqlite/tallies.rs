@@ -75,9 +75,7 @@ impl Counting {
             let mut groups = Groups::default();
             records.for_each(|record| groups.add(&Counted::from(&record)));
             counting.pending.add(org, &groups);
-            if counting.pending.records() >= WRITE_RECORDS {
-                counting.write(connection)?;
-            }
+            counting.write_if_due(connection);
         }
         Ok(counting)
     }
@@ -97,9 +95,14 @@ impl Counting {
         self.block = self.block.max(id);
     }
 
-    /// Whether enough is counted to be written.
-    pub(super) fn is_due(&self) -> bool {
-        self.pending.records() >= WRITE_RECORDS
+    /// Writes what is counted where that is enough. What cannot be written stays in memory until it
+    /// can: the records that it tells of are kept.
+    pub(super) fn write_if_due(&mut self, connection: &Connection) {
+        if self.pending.records() >= WRITE_RECORDS
+            && let Err(error) = self.write(connection)
+        {
+            tracing::warn!(%error, "tallies of records could not be written: {error}");
+        }
     }
 
     /// Writes what is counted.

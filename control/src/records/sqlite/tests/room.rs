@@ -4,6 +4,8 @@ use rusqlite::OpenFlags;
 
 use super::segments::{AGES, DAY_US, all, at, files, keeping, path};
 use super::*;
+use crate::records::aggregate::{Order, Question};
+use crate::records::tally::Dimension;
 
 /// Splitmix.
 struct Random(u128);
@@ -350,4 +352,54 @@ fn no_record_goes_because_sums_take_much() {
     assert!(records.bytes_on_disk().unwrap() > enough * 11 / 10);
     assert_eq!(records.retain(keeping(AGES, enough), 0).unwrap(), 0);
     assert_eq!(left(&records, 1).len(), 400);
+}
+
+/// What the files hold, but for what SQLite notes of its readers.
+fn contents(dir: &tempfile::TempDir) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let paths = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|one| one.unwrap().path());
+    let kept = paths.filter(|path| !path.to_str().unwrap().ends_with("-shm"));
+    kept.map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect()
+}
+
+/// On a full disk there would be no room for it.
+#[test]
+fn who_opens_the_store_and_reads_writes_nothing() {
+    let (dir, records) = open();
+    for n in 0..5 {
+        let day = i64::try_from(n).unwrap();
+        records.put(&[at(n, 1, day * DAY_US)]).unwrap();
+    }
+    drop(records);
+    let before = contents(&dir);
+    assert!(before.len() > 6, "{:?}", before.keys());
+    let records = Sqlite::open(&path(&dir)).unwrap();
+    assert_eq!(all(&records), [4, 3, 2, 1, 0]);
+    let found = records.get(ORG, RequestId::from_bits(1)).unwrap();
+    assert_eq!(found.unwrap(), at(1, 1, DAY_US));
+    assert!(records.bytes().unwrap() > 0);
+    for by in [Dimension::Proxy, Dimension::Path] {
+        let question = Question {
+            org: ORG,
+            by,
+            from_s: 0,
+            to_s: 5 * DAY_US / 1_000_000,
+            bucket_s: None,
+            filter: RecordFilter::default(),
+            order: Order::Count,
+            limit: 10,
+        };
+        assert!(!records.aggregate(&question).unwrap().groups.is_empty());
+    }
+    let after = contents(&dir);
+    let changed = before
+        .iter()
+        .filter(|(path, bytes)| after.get(*path) != Some(*bytes));
+    let changed: Vec<_> = changed.map(|(path, _)| path).collect();
+    assert!(
+        changed.is_empty() && after.len() == before.len(),
+        "{changed:?}"
+    );
 }
