@@ -47,17 +47,22 @@ pub async fn draw(
             Some(drawn.map_err(|refusal| refused(&refusal))?)
         }
     };
-    Ok((tokens, take_slots(applied).await?))
+    Ok((tokens, take_slots(applied, noting).await?))
 }
 
-/// Takes a slot of each limit of calls in flight.
+/// Takes a slot of each limit of calls in flight. What it waits for is noted.
 ///
 /// # Errors
 /// 429 or 503 of the one that refuses; the others are free again.
-pub async fn take_slots(applied: &Applied) -> Result<Vec<SlotToken>, EarlyEnd> {
+pub async fn take_slots(
+    applied: &Applied,
+    mut noting: Noting<'_>,
+) -> Result<Vec<SlotToken>, EarlyEnd> {
     let mut taken = Vec::with_capacity(applied.slots.len());
     for slots in &*applied.slots {
-        let token = slots.taken().await;
+        let token = slots
+            .take(&mut |what, meter| noting.hold(what, meter))
+            .await;
         taken.push(token.map_err(|refusal| in_flight(&refusal))?);
     }
     Ok(taken)

@@ -244,7 +244,8 @@ mod tests {
             ),
             SpanEventKind::HoldBegan => (
                 "`limit`, `forward`",
-                "It waits for its turn at a meter that holds its callers",
+                "It waits for its turn at a meter that holds its callers, or for a place among \
+                 the calls in flight",
             ),
             SpanEventKind::HoldEnded => (
                 "`limit`, `forward`",

@@ -136,7 +136,7 @@ fn target() -> Upstream {
     })
 }
 
-/// The answer to a request that a limit of one call a second has held.
+/// The answer to a request that a meter has made wait.
 fn held(gateway: &Gateway, proxy: &Proxy) -> Message {
     wait_for("a held request", || {
         let answer = proxy.get("/held");
@@ -207,6 +207,17 @@ fn what_happens_inside_a_stage_is_an_event_of_its_span() {
     let place = format!("/proxies/{}/meters", metered.id);
     let meter = gateway.create(&place, json!({"limits": limits, "at_limit": hold}));
     let answer = held(&gateway, &metered);
+    let meter = meter["id"].as_str().expect("an id");
+    let attributes = [("requestrocket.meter.id", meter)];
+    let expected = ["hold-began", "hold-ended"].map(|kind| ("limit", kind, &attributes[..]));
+    check(&received, &gateway, &answer, &expected);
+
+    // The first call of a limit of calls in flight waits until its node has places.
+    let crowded = gateway.proxy(&url);
+    let limits = json!([{"limit": 2, "algorithm": "concurrency"}]);
+    let place = format!("/proxies/{}/meters", crowded.id);
+    let meter = gateway.create(&place, json!({"limits": limits}));
+    let answer = held(&gateway, &crowded);
     let meter = meter["id"].as_str().expect("an id");
     let attributes = [("requestrocket.meter.id", meter)];
     let expected = ["hold-began", "hold-ended"].map(|kind| ("limit", kind, &attributes[..]));

@@ -24,7 +24,7 @@ const ASK_MIN_NS: u64 = 5_000_000;
 /// From this time on what is known of the limit is no passing state.
 const SETTLED_NS: u64 = 30_000_000;
 
-/// What becomes of a request that a meter holds.
+/// What becomes of a request that a meter makes wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnHold {
     /// It waits for its turn.
@@ -33,30 +33,41 @@ pub enum OnHold {
     Ended,
 }
 
-/// Counts and tells of a request that is held, and, when it is dropped, that it is no more.
-struct Held<'h, F: FnMut(OnHold, Option<Arc<str>>)> {
-    meter: &'h Meter,
+/// Tells of a request that waits at a meter, and, when it is dropped, that it does no more.
+pub(super) struct Told<'h, F: FnMut(OnHold, Option<Arc<str>>)> {
+    meter: Option<Arc<str>>,
     on_hold: &'h mut F,
 }
 
-impl<'h, F: FnMut(OnHold, Option<Arc<str>>)> Held<'h, F> {
-    fn begins(meter: &'h Meter, on_hold: &'h mut F) -> Self {
-        let stats = &meter.shared.stats;
-        stats.held.fetch_add(1, Ordering::Relaxed);
-        stats.holding.fetch_add(1, Ordering::Relaxed);
-        on_hold(OnHold::Began, meter.shared_id());
+impl<'h, F: FnMut(OnHold, Option<Arc<str>>)> Told<'h, F> {
+    pub(super) fn begins(meter: Option<Arc<str>>, on_hold: &'h mut F) -> Self {
+        on_hold(OnHold::Began, meter.clone());
         Self { meter, on_hold }
     }
 }
 
-impl<F: FnMut(OnHold, Option<Arc<str>>)> Drop for Held<'_, F> {
+impl<F: FnMut(OnHold, Option<Arc<str>>)> Drop for Told<'_, F> {
     fn drop(&mut self) {
-        self.meter
-            .shared
-            .stats
-            .holding
-            .fetch_sub(1, Ordering::Relaxed);
-        (self.on_hold)(OnHold::Ended, self.meter.shared_id());
+        (self.on_hold)(OnHold::Ended, self.meter.take());
+    }
+}
+
+/// Counts a request that is held, until it is dropped.
+struct Held<'h>(&'h Meter);
+
+impl<'h> Held<'h> {
+    fn begins(meter: &'h Meter) -> Self {
+        let stats = &meter.shared.stats;
+        stats.held.fetch_add(1, Ordering::Relaxed);
+        stats.holding.fetch_add(1, Ordering::Relaxed);
+        Self(meter)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let stats = &self.0.shared.stats;
+        stats.holding.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -140,7 +151,10 @@ impl Waiting {
             let before = before.saturating_add(elsewhere / self.amount.max(1));
             return refused(Cause::Empty, before);
         }
-        let _held = Held::begins(meter, on_hold);
+        let _held = (
+            Held::begins(meter),
+            Told::begins(meter.shared_id(), on_hold),
+        );
         let over = tokio::time::sleep(max_wait);
         tokio::pin!(over);
         let mut asked_ns = u64::MAX;

@@ -188,7 +188,7 @@ fn wait(awaited: Awaited) -> Next {
                         .map_err(|refusal| refused(&refusal))?,
                     Awaited::Slots(tokens) => tokens,
                 };
-                Ok::<_, EarlyEnd>((tokens, spending::take_slots(&applied).await?))
+                Ok::<_, EarlyEnd>((tokens, spending::take_slots(&applied, noting).await?))
             };
             let drawn = tokio::select! {
                 biased;

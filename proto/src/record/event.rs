@@ -33,9 +33,9 @@ pub struct SpanEvent {
 pub enum SpanEventKind {
     /// It was sent to the target once more.
     Retry,
-    /// It began to wait for its turn at a meter.
+    /// It began to wait for its turn at a meter, or for a place among the calls in flight.
     HoldBegan,
-    /// It had its turn at the meter, was refused there, or its caller left.
+    /// It had its turn or place there, was refused, or its caller left.
     HoldEnded,
     /// What came of it made the circuit breaker of the target open.
     BreakerOpened,

@@ -40,6 +40,7 @@ pub use run::run;
 use super::clock::Clock;
 use super::key::MeterKey;
 use super::registry::Brought;
+use super::waiting::{OnHold, Told};
 use waits::Waits;
 
 /// Where slot states live in the store.
@@ -218,11 +219,15 @@ impl Slots {
         self.word.load(Ordering::Acquire) >> USED_BITS
     }
 
-    /// A slot: at once where one is at hand, else when the store has answered.
+    /// A slot: at once where one is at hand, else when the store has answered; `on_hold` is told
+    /// of that wait.
     ///
     /// # Errors
     /// All are in use, or the store does not answer.
-    pub async fn taken(self: &Arc<Self>) -> Result<SlotToken, Box<SlotRefusal>> {
+    pub async fn take(
+        self: &Arc<Self>,
+        on_hold: &mut impl FnMut(OnHold, Option<Arc<str>>),
+    ) -> Result<SlotToken, Box<SlotRefusal>> {
         let clock = Arc::clone(&self.shared.clock);
         let at_once = self.try_take(clock.boot_ns());
         if let Some(token) = at_once.or_else(|| self.pass()) {
@@ -231,6 +236,10 @@ impl Slots {
         let Some(waits) = Waits::new(self, clock.boot_ns()) else {
             return Err(Box::new(self.refusal()));
         };
+        if let Some(outcome) = waits.look(clock.boot_ns()) {
+            return outcome;
+        }
+        let _told = Told::begins(Some(self.key.shared_id()), on_hold);
         let over = tokio::time::sleep(self.shared.grace);
         tokio::pin!(over);
         loop {

@@ -12,7 +12,7 @@ use proto::store::Store;
 use proto::store::embedded::Embedded;
 
 use crate::limits::{
-    Clock, Limits, MeterKey, Opener, Settings, SlotSpec, SlotToken, Slots, SystemClock,
+    Clock, Limits, MeterKey, OnHold, Opener, Settings, SlotSpec, SlotToken, Slots, SystemClock,
 };
 
 fn spec(version: u64, limit: u64) -> SlotSpec {
@@ -285,4 +285,37 @@ async fn a_slot_that_is_not_renewed_is_lost_when_it_ends() {
     drop((lost, kept));
     assert!(cancels.taken().await.is_err());
     assert!(keeps.taken().await.is_ok(), "it goes on with what it had");
+}
+
+/// One that finds a slot at hand does not wait, and one that leaves waits no more.
+#[actix_rt::test]
+async fn who_waits_for_a_slot_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store.sqlite")).unwrap();
+    let (node, other) = (Node::new(1, 4, &store), Node::new(2, 4, &store));
+    let waited = |what| (what, Some(Arc::<str>::from("m")));
+    let both = [OnHold::Began, OnHold::Ended].map(waited);
+
+    let mut told = Vec::new();
+    let taken = node
+        .slots
+        .take(&mut |what, meter| told.push((what, meter)))
+        .await;
+    drop(taken.expect("a slot"));
+    assert_eq!(told, both);
+
+    let mut told = Vec::new();
+    let taken = node
+        .slots
+        .take(&mut |what, meter| told.push((what, meter)))
+        .now_or_never();
+    drop(taken.expect("at hand").expect("a slot"));
+    assert!(told.is_empty(), "{told:?}");
+
+    let left = other
+        .slots
+        .take(&mut |what, meter| told.push((what, meter)))
+        .now_or_never();
+    assert!(left.is_none(), "it waits");
+    assert_eq!(told, both);
 }
