@@ -111,6 +111,20 @@ impl Load {
         std::mem::take(&mut *self.tally())
     }
 
+    /// Stops, and gives what became of all since the last time.
+    pub fn stop(mut self) -> Tally {
+        self.end();
+        std::mem::take(&mut *self.tally())
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            let ended = worker.join();
+            assert!(ended.is_ok() || thread::panicking(), "a caller panicked");
+        }
+    }
+
     fn requests(&self) -> u64 {
         self.tally().requests()
     }
@@ -122,11 +136,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for worker in self.workers.drain(..) {
-            let ended = worker.join();
-            assert!(ended.is_ok() || thread::panicking(), "a caller panicked");
-        }
+        self.end();
     }
 }
 

@@ -20,6 +20,7 @@ mod load;
 mod midnight;
 mod network;
 mod quorum;
+mod records;
 mod rotation;
 mod shared;
 mod space;

@@ -4,6 +4,7 @@
 mod attributes;
 mod canary;
 mod canary_faults;
+mod cardinality;
 mod events;
 #[path = "../harness/mod.rs"]
 mod harness;
