@@ -14,7 +14,7 @@ use crate::harness::upstream::{Upstream, json_answer};
 const DISTINCT: u32 = 10_000;
 /// Callers at a time.
 const CALLERS: u32 = 16;
-/// Of so many requests one names no proxy, and one has no valid key.
+/// Of so many requests with a known method one names no proxy, and one has no valid key.
 const EACH: u32 = 10;
 /// Series that may come after the first tenth: those of what happens seldom.
 const SERIES_MORE_MAX: usize = 200;
@@ -22,8 +22,9 @@ const SERIES_MORE_MAX: usize = 200;
 /// each kind, are some hundred MiB.
 const GROWN_KIB_MAX: u64 = 64 * 1024;
 
-/// The `n`th request, of which nothing is as in any other but the proxy and its key.
-fn request(proxy: &Proxy, n: u32) -> Request {
+/// The `n`th request with this method, of which nothing is as in any other but the proxy and its
+/// key.
+fn request(proxy: &Proxy, method: &str, n: u32) -> Request {
     let path = match n % EACH {
         1 => format!("/api/prx_{n:026}/of/{n}"),
         _ => format!("{}/path-{n}?query-{n}={n}", proxy.path),
@@ -32,41 +33,59 @@ fn request(proxy: &Proxy, n: u32) -> Request {
         2 => format!("wrong-{n}"),
         _ => proxy.key.clone(),
     };
-    Request::new(&format!("METHOD{n}"), &path)
+    let [_, a, b, c] = n.to_be_bytes();
+    Request::new(method, &path)
         .field("authorization", &format!("Bearer {key}"))
         .field("user-agent", &format!("agent-{n}"))
         .field(&format!("x-name-{n}"), &format!("value-{n}"))
-        .field(
-            "x-forwarded-for",
-            &format!("198.51.{}.{}", n / 256 % 256, n % 256),
-        )
+        .field("x-forwarded-for", &format!("10.{a}.{b}.{c}"))
 }
 
-/// Sends the requests with the numbers from `from` to `to`.
+/// A connection of a caller, made anew where the gateway closes it.
+struct Caller<'g> {
+    gateway: &'g Gateway,
+    connection: Connection,
+}
+
+impl<'g> Caller<'g> {
+    fn new(gateway: &'g Gateway) -> Self {
+        let connection = Connection::open(&gateway.url);
+        Self {
+            gateway,
+            connection,
+        }
+    }
+
+    /// Sends a request, which is answered with one of these statuses.
+    fn call(&mut self, request: &Request, expected: &[u16]) {
+        self.connection.send(request.bytes(&self.gateway.url));
+        let answer = self.connection.read().expect("an answer");
+        let status = answer.status();
+        assert!(expected.contains(&status), "{request:?}: {answer:?}");
+        if answer.field("connection") == Some("close") {
+            self.connection = Connection::open(&self.gateway.url);
+        }
+    }
+}
+
+/// Sends the requests with the numbers from `from` to `to`: each with a method that nobody knows,
+/// which is refused, and with one that goes on.
 fn send(gateway: &Gateway, proxy: &Proxy, from: u32, to: u32) {
     let next = AtomicU32::new(from);
     let calls = || {
-        let mut connection = Connection::open(&gateway.url);
+        let mut caller = Caller::new(gateway);
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
             if n >= to {
                 return;
             }
-            connection.send(request(proxy, n).bytes(&gateway.url));
-            let answer = connection.read().expect("an answer");
+            caller.call(&request(proxy, &format!("METHOD{n}"), n), &[501]);
             let expected = match n % EACH {
                 1 => &[404, 401][..],
                 2 => &[401],
                 _ => &[200],
             };
-            assert!(
-                expected.contains(&answer.status()),
-                "{n}: {}",
-                answer.text()
-            );
-            if answer.field("connection") == Some("close") {
-                connection = Connection::open(&gateway.url);
-            }
+            caller.call(&request(proxy, "GET", n), expected);
         }
     };
     std::thread::scope(|scope| {
