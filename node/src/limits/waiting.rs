@@ -151,10 +151,8 @@ impl Waiting {
             let before = before.saturating_add(elsewhere / self.amount.max(1));
             return refused(Cause::Empty, before);
         }
-        let _held = (
-            Held::begins(meter),
-            Told::begins(meter.shared_id(), on_hold),
-        );
+        let _held = Held::begins(meter);
+        let _told = Told::begins(meter.shared_id(), on_hold);
         let over = tokio::time::sleep(max_wait);
         tokio::pin!(over);
         let mut asked_ns = u64::MAX;
