@@ -24,6 +24,8 @@ pub fn day_plan(seed: u64) -> Plan {
     let until_ns = chance.within(SECOND, 6 * SECOND);
     plan.unix_ns = MIDNIGHT - until_ns;
     plan.length_ns = 12 * SECOND;
+    // Some that are drawn on the one day are ready on the other.
+    plan.slow_ns = 3 * SECOND;
     plan.every_ns = plan.length_ns / (limit * chance.within(1, 8));
     let off_ns = [
         HOUR,

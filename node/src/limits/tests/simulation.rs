@@ -48,8 +48,13 @@ pub struct Plan {
     pub uneven: u64,
     /// After so long that share goes to the next node; 0: it stays with the first.
     pub moves_ns: u64,
+    /// Requests come one by one in always the same time, each to the next of these nodes; empty:
+    /// by chance.
+    pub spread: &'static [usize],
     /// Longest usual time from draw to send.
     pub connect_ns: u64,
+    /// Longest of one request in ten, where nodes stand still now and then.
+    pub slow_ns: u64,
     /// Wall clock at the beginning.
     pub unix_ns: u64,
     pub faults: Faults,
@@ -103,7 +108,9 @@ impl Plan {
             peer_trip_ns: 0,
             uneven: 0,
             moves_ns: 0,
+            spread: &[],
             connect_ns: 5 * MS,
+            slow_ns: 400 * MS,
             unix_ns: 1_767_225_600 * SECOND,
             faults: Faults::default(),
             mutant: None,
@@ -733,12 +740,7 @@ impl World {
     }
 
     fn request(&mut self) {
-        self.next_request_ns = self.now_ns + self.chance.pause(self.plan.every_ns).max(1);
-        let moved = self.now_ns.checked_div(self.plan.moves_ns).unwrap_or(0);
-        let at = match self.chance.percent(self.plan.uneven) {
-            true => (moved % self.plan.nodes) as usize,
-            false => self.chance.within(0, self.nodes.len() as u64) as usize,
-        };
+        let at = self.next_caller();
         if self.nodes[at].paused_until_ns > self.now_ns {
             return;
         }
@@ -760,6 +762,21 @@ impl World {
         }
     }
 
+    /// Which node is called now, and sets when the next one is.
+    fn next_caller(&mut self) -> usize {
+        let (now_ns, every_ns, spread) = (self.now_ns, self.plan.every_ns, self.plan.spread);
+        if !spread.is_empty() {
+            self.next_request_ns = now_ns + every_ns;
+            return spread[(now_ns / every_ns) as usize % spread.len()];
+        }
+        self.next_request_ns = now_ns + self.chance.pause(every_ns).max(1);
+        let moved = now_ns.checked_div(self.plan.moves_ns).unwrap_or(0);
+        match self.chance.percent(self.plan.uneven) {
+            true => (moved % self.plan.nodes) as usize,
+            false => self.chance.within(0, self.nodes.len() as u64) as usize,
+        }
+    }
+
     fn hold(&mut self, at: usize, set: usize, connected: bool, waiting: Box<WaitingAll>) {
         self.nodes[at].waiting.push(Held {
             since_ns: self.now_ns,
@@ -773,7 +790,7 @@ impl World {
         let usual_ns = self.chance.within(0, self.plan.connect_ns.max(1));
         let slow = self.plan.faults.pause_ns > 0 && self.chance.percent(10);
         let delay_ns = if slow {
-            self.chance.within(0, 400 * MS)
+            self.chance.within(0, self.plan.slow_ns)
         } else {
             usual_ns
         };
@@ -784,7 +801,8 @@ impl World {
         let at_ns = self.now_ns + delay_ns;
         if self.plan.mutant == Some(Mutant::ChargeAtDraw) {
             if tokens.send(self.now_ns + node.offset_ns).is_ok() {
-                let until_ns = self.now_ns + 200 * MS;
+                // It is spent: nothing asks whether its part still lasts when it is sent.
+                let until_ns = u64::MAX;
                 node.drawn.push(Drawn {
                     at_ns,
                     set,
