@@ -89,6 +89,7 @@ mod staleness;
 mod start;
 mod store_loss;
 mod store_refused;
+mod store_user;
 mod stored;
 mod stuck_watch;
 mod suggested_rules;

@@ -90,7 +90,7 @@ fn check_all(cluster: &Cluster, rows: &[Row]) -> Vec<String> {
 }
 
 /// From now on an etcd wants to know who asks.
-fn ask_for_password(etcd: &EtcdServer) {
+pub fn ask_for_password(etcd: &EtcdServer) {
     for arguments in [
         &["user", "add", "root:right"][..],
         &["user", "grant-role", "root", "root"],

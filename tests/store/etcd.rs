@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub fn trials(contract: Vec<Case>) -> Vec<Trial> {
         own("a_member_that_dies_is_left_for_another", dead_member),
         own("a_wrong_address_is_named", wrong_address),
         own("a_wrong_password_is_named", wrong_password),
+        own("a_token_that_is_over_is_asked_for_again", token_over),
         own("an_expired_certificate_is_named", expired),
         own("a_connection_is_encrypted_and_the_server_known", encrypted),
         own("a_full_server_is_full", full),
@@ -240,19 +242,84 @@ fn wrong_address() {
     check_refused("no address", "Unusable", refused);
 }
 
+/// From now on the server wants to know who asks.
+fn ask_for_password(server: &EtcdServer) {
+    etcdctl(server, &["user", "add", "root:right"]);
+    etcdctl(server, &["user", "grant-role", "root", "root"]);
+    etcdctl(server, &["auth", "enable"]);
+}
+
+fn open_as(server: &EtcdServer, password: Option<&str>) -> Arc<Etcd> {
+    let mut options = EtcdOptions::new([server.endpoint()]);
+    options.user = password.map(|password| EtcdUser {
+        name: "root".into(),
+        password: password.into(),
+    });
+    open(options)
+}
+
+/// Each kind of call is the first one with a token that counts no more, since users were changed
+/// (a signed one) or the server has forgotten it; none of them fails for it.
+fn token_over() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let key = write_file(dir.path(), "key", "of-thirty-two-bytes-for-this-test");
+    let signed = format!("jwt,sign-method=HS256,ttl=10m,priv-key={}", key.display());
+    let signing = EtcdServer::start_with(None, &["--auth-token", &signed]);
+    ask_for_password(&signing);
+    let changed = AtomicUsize::new(0);
+    every_call_works_after(&signing, &|| {
+        let changed = changed.fetch_add(1, Ordering::Relaxed);
+        let user = format!("user-{changed}:word");
+        etcdctl(&signing, &["--user", "root:right", "user", "add", &user]);
+    });
+    let simple = EtcdServer::start();
+    ask_for_password(&simple);
+    every_call_works_after(&simple, &|| {
+        etcdctl(&simple, &["--user", "root:right", "auth", "disable"]);
+        etcdctl(&simple, &["auth", "enable"]);
+    });
+}
+
+fn every_call_works_after(server: &EtcdServer, spoil: &dyn Fn()) {
+    let store = open_as(server, Some("right"));
+    block_on(async {
+        let at = put(&*store, "a", "1").await;
+        let lease = store.grant_lease(Duration::from_secs(60)).await;
+        let lease = lease.expect("a lease").id;
+        let mut open = watch(&*store, "a", at).await;
+        expect(&mut open, at, &["a=1"]).await;
+        spoil();
+        get(&*store, "a").await;
+        spoil();
+        let at = put(&*store, "a", "2").await;
+        spoil();
+        let mut again = watch(&*store, "a", at).await;
+        expect(&mut again, at, &["a=2"]).await;
+        spoil();
+        store.keep_alive(lease).await.expect("it is renewed");
+        spoil();
+        store.revoke_lease(lease).await.expect("it ends");
+        spoil();
+        let range = Range {
+            prefix: "a".into(),
+            after: None,
+            limit: 10,
+            at: None,
+        };
+        assert_eq!(store.range(range).await.expect("a page").items.len(), 1);
+        // Many at a time ask for one token together.
+        spoil();
+        let calls = (0..64).map(|_| store.get("a"));
+        for read in futures_util::future::join_all(calls).await {
+            read.expect("each of them is answered");
+        }
+    });
+}
+
 fn wrong_password() {
     let server = EtcdServer::start();
-    etcdctl(&server, &["user", "add", "root:right"]);
-    etcdctl(&server, &["user", "grant-role", "root", "root"]);
-    etcdctl(&server, &["auth", "enable"]);
-    let open_as = |password: Option<&str>| {
-        let mut options = EtcdOptions::new([server.endpoint()]);
-        options.user = password.map(|password| EtcdUser {
-            name: "root".into(),
-            password: password.into(),
-        });
-        open(options)
-    };
+    ask_for_password(&server);
+    let open_as = |password: Option<&str>| open_as(&server, password);
     block_on(async {
         put(&*open_as(Some("right")), "a", "1").await;
         let check = async |password: Option<&str>, part: &str| {

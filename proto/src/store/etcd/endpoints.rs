@@ -13,6 +13,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::failure::{Call, Failure, failure, lost, not_connected, refused};
+use super::token::Token;
 use super::version;
 use crate::store::{LeaseId, StoreError};
 
@@ -36,6 +37,7 @@ struct Shares {
 struct Endpoint {
     url: String,
     client: OnceCell<Client>,
+    token: Token,
 }
 
 impl Endpoints {
@@ -44,6 +46,7 @@ impl Endpoints {
         let endpoint = |url| Endpoint {
             url,
             client: OnceCell::new(),
+            token: Token::default(),
         };
         let endpoints = urls.into_iter().map(endpoint).collect();
         Self {
@@ -209,7 +212,7 @@ impl Endpoint {
             Err(_) => return Err(self.named(late(shares.connect, Call::Repeatable))),
         };
         let left = shares.whole.saturating_sub(begun.elapsed());
-        match timeout(left, make(client)).await {
+        match timeout(left, self.token.with(&client, make)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.named(failure(&error, call, lease))),
             Err(_) => Err(self.named(late(shares.whole, call))),

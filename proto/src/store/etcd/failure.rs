@@ -6,6 +6,7 @@
 
 use etcd_client::Error;
 
+use super::token::says_over;
 use crate::store::{LeaseId, StoreError};
 
 /// Whether a call may be carried out twice.
@@ -140,8 +141,8 @@ fn by_status(code: i32, text: &str, call: Call, lease: LeaseId) -> Failure {
         let hint = "check `store.username` and `store.password_file`";
         return refused(StoreError::Unusable(format!("{text} ({hint})")));
     }
-    // A member that was restarted knows no token; the client asks for another.
-    if says("too many requests") || says("auth token") {
+    // Also with the token that was asked for in its place.
+    if says("too many requests") || says_over(text) {
         return refused(StoreError::Unavailable(text.into()));
     }
     if code == UNAVAILABLE && (NOT_CONNECTED.into_iter().any(says) || says(NOT_BEGUN)) {
@@ -290,6 +291,8 @@ mod tests {
         let expired = "invalid peer certificate: certificate expired";
         check(14, expired, "Unavailable", always);
         check(16, "etcdserver: invalid auth token", "Unavailable", never);
+        let old = "etcdserver: revision of auth store is old";
+        check(3, old, "Unavailable", never);
         check(14, "http2 error", "OutcomeUnknown", read_only);
         check(1, "Timeout expired", "OutcomeUnknown", read_only);
         check(2, "context deadline exceeded", "OutcomeUnknown", read_only);

@@ -9,6 +9,7 @@ mod endpoints;
 mod failure;
 mod options;
 mod space;
+mod token;
 mod translate;
 mod version;
 mod watch;

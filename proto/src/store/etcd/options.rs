@@ -107,9 +107,7 @@ impl EtcdOptions {
             // A member without a leader refuses at once, and ends watches, instead of being silent.
             .with_require_leader(true);
         if let Some(user) = &self.user {
-            options = options
-                .with_user(&user.name, &user.password)
-                .with_auto_token_refresh(true);
+            options = options.with_user(&user.name, &user.password);
         }
         if let Some(tls) = &self.tls {
             options = options.with_tls(tls.client_options());

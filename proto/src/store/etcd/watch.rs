@@ -7,6 +7,7 @@
 use etcd_client::{Client, Error, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 
+use super::token::says_over;
 use super::translate::Prefix;
 use crate::store::span::Span;
 use crate::store::{Change, Revision, StoreError, StoreFuture, Watch};
@@ -41,6 +42,9 @@ pub(super) async fn register(
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut stream = watcher.watch(span.start, Some(options)).await?;
     match stream.message().await? {
+        Some(first) if says_over(first.cancel_reason()) => {
+            Err(Error::WatchError(first.cancel_reason().into()))
+        }
         Some(first) if first.created() => Ok((stream, first)),
         _ => Err(Error::WatchError(
             "the server did not register the watch".into(),
