@@ -193,6 +193,9 @@ pub struct ApplyArgs {
     /// Delete targets, credentials and proxies that the file does not name.
     #[arg(long)]
     pub prune: bool,
+    /// The file is of another installation: an `id` that nothing has here gets another one.
+    #[arg(long)]
+    pub import: bool,
     /// How to show what changed.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,

@@ -26,14 +26,19 @@ const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The file cannot be read, or what the control plane said.
 pub async fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
     let document = document(&args.file)?;
-    let query = match (args.dry_run, args.prune) {
-        (false, false) => "",
-        (true, false) => "?dry_run=true",
-        (false, true) => "?prune=true",
-        (true, true) => "?dry_run=true&prune=true",
+    let said_so = [
+        ("dry_run=true", args.dry_run),
+        ("prune=true", args.prune),
+        ("import=true", args.import),
+    ];
+    let said_so = said_so.iter().filter(|(_, is_set)| *is_set);
+    let query: Vec<&str> = said_so.map(|(parameter, _)| *parameter).collect();
+    let path = match query.is_empty() {
+        true => "/config".to_owned(),
+        false => format!("/config?{}", query.join("&")),
     };
     let api = Api::new(&args.control)?;
-    let done = api.replace(&format!("/config{query}"), &document).await?;
+    let done = api.replace(&path, &document).await?;
     said(&done, args.output, args.dry_run);
     Ok(())
 }

@@ -39,8 +39,8 @@ const WORDS: [(&str, &str); 3] = [
 
 /// `PUT …/config`.
 pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
-    let prunes = checked(&call)?;
-    batch::carry_out(&call, |config| planned(&call, config, prunes)).await
+    let manner = checked(&call)?;
+    batch::carry_out(&call, |config| planned(&call, config, manner)).await
 }
 
 /// The credentials for which the document gives a secret.
@@ -48,7 +48,7 @@ pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
 /// # Errors
 /// What is wrong with the document.
 pub fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> {
-    let prunes = checked(call)?;
+    let manner = checked(call)?;
     if !config.withheld_regions().is_empty() {
         // What is not here looks new.
         return Err(Refusal::new(
@@ -56,11 +56,20 @@ pub fn given(call: &OrgCall, config: &OrgConfig) -> Result<Vec<Given>, Refusal> 
             "the document names things by name",
         ));
     }
-    planned(call, config, prunes).given()
+    planned(call, config, manner).given()
 }
 
-/// Whether a document of the right form prunes.
-fn checked(call: &OrgCall) -> Result<bool, Refusal> {
+/// How a document is applied.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// What the document does not name goes, so nothing may refer to it.
+    pub(super) prunes: bool,
+    /// The document is of another installation: what has an id that nothing has here is new.
+    pub(super) imports: bool,
+}
+
+/// How a document of the right form is applied.
+fn checked(call: &OrgCall) -> Result<Manner, Refusal> {
     let document = &call.request.body;
     if objects(document) > OBJECTS_MAX {
         let detail = format!("an organisation has at most {OBJECTS_MAX} objects");
@@ -74,18 +83,24 @@ fn checked(call: &OrgCall) -> Result<bool, Refusal> {
         let problem = Problem::new("/format", "format", format!("must be `{FORMAT}`"));
         return Err(Refusal::invalid(vec![problem]));
     }
-    let prune: Option<bool> = call.request.query.parsed("prune", "true or false")?;
-    Ok(prune == Some(true))
+    let is_set = |name: &str| -> Result<bool, Refusal> {
+        let given: Option<bool> = call.request.query.parsed(name, "true or false")?;
+        Ok(given == Some(true))
+    };
+    Ok(Manner {
+        prunes: is_set("prune")?,
+        imports: is_set("import")?,
+    })
 }
 
 /// What the document makes of a version.
-fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
+fn planned(call: &OrgCall, config: &OrgConfig, manner: Manner) -> Plan {
     let mut work = Work {
         call,
         config,
         key: &call.control.digest_key,
         plan: Plan::in_words(&WORDS),
-        prunes,
+        manner,
         stored: Stored::of(config),
         named: BTreeMap::new(),
         targets: BTreeMap::new(),
@@ -93,7 +108,7 @@ fn planned(call: &OrgCall, config: &OrgConfig, prunes: bool) -> Plan {
         kept: BTreeSet::new(),
     };
     work.apply(&call.request.body);
-    if work.prunes {
+    if manner.prunes {
         work.prune();
     }
     let reissued = work.reissued.into_iter();
@@ -107,8 +122,7 @@ pub(super) struct Work<'a> {
     pub(super) config: &'a OrgConfig,
     pub(super) key: &'a DigestKey,
     pub(super) plan: Plan,
-    /// What the document does not name goes, so nothing may refer to it.
-    pub(super) prunes: bool,
+    pub(super) manner: Manner,
     pub(super) stored: Stored<'a>,
     /// Entries of the document by what they are referred to.
     pub(super) named: BTreeMap<Key, Vec<ObjectId>>,

@@ -1,9 +1,10 @@
 //! Which object an entry of the document means.
 //!
-//! Ids are issued by control. One that nothing has here is of another installation, or of what was
-//! deleted since: another is issued in its place, the answer tells which, and within the document
-//! the old one stands for it. It is made of the old one and of the organisation, so that the same
-//! document, applied again, means the same objects.
+//! Ids are issued by control. One that nothing has here is mistyped, of what was deleted since, or
+//! of another installation. Only who says that it is the last (`import`) gets something new by it:
+//! another id is issued in its place, the answer tells which, and within the document the old one
+//! stands for it. It is made of the old one and of the organisation, so that the same document,
+//! applied again, means the same objects.
 
 use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
 use proto::object::ObjectId;
@@ -31,33 +32,9 @@ impl Work<'_> {
         id: Option<&str>,
         model: &Model,
     ) -> Option<Meant> {
-        let kind = model.kind();
         let meant = match id {
-            Some(text) => {
-                let Some(meant) = self.by_id(text, kind) else {
-                    let words = kind.words();
-                    let detail = format!("is no id of {words}; leave `id` out for a new one");
-                    self.refuse(format!("{pointer}/id"), "not-found", detail);
-                    return None;
-                };
-                meant
-            }
-            None => {
-                let candidates = model.candidates(&self.stored);
-                if candidates.len() > 1 {
-                    let (count, words) = (candidates.len(), kind.words());
-                    let name = model.name();
-                    let detail = format!(
-                        "{count} {words} are named `{name}`; add the `id` of the one that is meant"
-                    );
-                    self.refuse(format!("{pointer}/name"), "ambiguous", detail);
-                    return None;
-                }
-                candidates
-                    .first()
-                    .copied()
-                    .map_or(Meant::New(None), Meant::Stored)
-            }
+            Some(text) => self.given(pointer, text, model)?,
+            None => self.called(pointer, model)?,
         };
         let is_taken = self.named.contains_key(&model.key());
         let twice = match &meant {
@@ -70,6 +47,44 @@ impl Work<'_> {
             return None;
         }
         Some(meant)
+    }
+
+    /// What an entry with an id means.
+    fn given(&mut self, pointer: &str, text: &str, model: &Model) -> Option<Meant> {
+        let (kind, words) = (model.kind(), model.kind().words());
+        let detail = match self.by_id(text, kind) {
+            Some(Meant::New(_)) if !self.manner.imports => {
+                let named = match model.candidates(&self.stored)[..] {
+                    [one] => format!(" (`{}` is {one})", model.name()),
+                    _ => String::new(),
+                };
+                format!(
+                    "no {words} here have this id{named}: correct it, or leave `id` out; where the \
+                     document is of another installation, say so (`import`), and it gets an id of \
+                     its own"
+                )
+            }
+            Some(meant) => return Some(meant),
+            None => format!("is no id of {words}; leave `id` out for a new one"),
+        };
+        self.refuse(format!("{pointer}/id"), "not-found", detail);
+        None
+    }
+
+    /// What an entry without one means.
+    fn called(&mut self, pointer: &str, model: &Model) -> Option<Meant> {
+        let candidates = model.candidates(&self.stored);
+        if candidates.len() > 1 {
+            let (count, words) = (candidates.len(), model.kind().words());
+            let name = model.name();
+            let detail = format!(
+                "{count} {words} are named `{name}`; add the `id` of the one that is meant"
+            );
+            self.refuse(format!("{pointer}/name"), "ambiguous", detail);
+            return None;
+        }
+        let found = candidates.first().copied();
+        Some(found.map_or(Meant::New(None), Meant::Stored))
     }
 
     /// The object of a kind that an id means here.

@@ -2,9 +2,9 @@
 //!
 //! The document names things by their names, so that it can be kept in a repository and applied to
 //! another organisation; an `id` is given only where a name alone would not tell which is meant,
-//! and one of another installation is issued anew (`identity`). A document that is applied twice
-//! changes nothing the second time. Secrets are never exported; a credential without `secret`
-//! keeps the one that it has.
+//! and one of another installation is issued anew where that is asked for (`identity`). A document
+//! that is applied twice changes nothing the second time. Secrets are never exported; a credential
+//! without `secret` keeps the one that it has.
 
 mod apply;
 mod entry;
@@ -31,6 +31,11 @@ pub const FORMAT: &str = "requestrocket/1";
 const PATH: &str = "/orgs/{org}/config";
 const APPLY: &[Parameter] = &[
     batch::DRY_RUN,
+    (
+        "import",
+        "`true`: the document is of another installation; an `id` that nothing has here is issued \
+         anew. Without it such an `id` is refused: it may be mistyped",
+    ),
     (
         "prune",
         "`true`: delete targets, credentials and proxies that the document does not name",

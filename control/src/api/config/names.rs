@@ -78,14 +78,14 @@ impl Work<'_> {
                 object.is_some_and(|object| Kind::of(&object.body) == Some(kind))
             }));
             // What the document does not name is about to go.
-            found.retain(|id| !self.prunes || self.kept.contains(id));
+            found.retain(|id| !self.manner.prunes || self.kept.contains(id));
         }
         if let [id] = found.as_slice() {
             return Some(*id);
         }
         let (name, words, count) = (proto::checks::printable(name), kind.words(), found.len());
         let detail = match count {
-            0 if self.prunes => format!("the document has no `{name}` among its {words}"),
+            0 if self.manner.prunes => format!("the document has no `{name}` among its {words}"),
             0 => format!("neither the document nor the organisation has `{name}` among {words}"),
             _ => format!("{count} {words} are named `{name}`; give the id"),
         };

@@ -493,14 +493,25 @@ async fn an_export_with_ids_is_applied_elsewhere() {
              "proxy_credentials": ["crd_01h00000000000000000000004"]},
         ],
     });
-    let dry = format!("{CONFIG}?dry_run=true");
+    // Not unless it is said: an id that nothing has here may be mistyped.
+    let n = api.acme_version();
+    for path in [CONFIG, DRY_RUN] {
+        let refused = api.put(Who::Admin, path, document.clone()).await.is(422);
+        let faults = refused.faults();
+        assert_eq!(faults.len(), 4, "{}", refused.text);
+        assert_eq!(faults[0], ("/targets/0/id".into(), "not-found".into()));
+        assert!(refused.text.contains("`import`"), "{}", refused.text);
+    }
+    assert_eq!(api.acme_version(), n);
+    let import = format!("{CONFIG}?import=true");
+    let dry = format!("{CONFIG}?import=true&dry_run=true");
     let would = api
         .put(Who::Admin, &dry, document.clone())
         .await
         .is(200)
         .body;
     let done = api
-        .put(Who::Admin, CONFIG, document.clone())
+        .put(Who::Admin, &import, document.clone())
         .await
         .is(200)
         .body;
@@ -523,6 +534,7 @@ async fn an_export_with_ids_is_applied_elsewhere() {
     let b = changes.iter().find(|one| one["id"] == *named).unwrap();
     assert_eq!(b["after"]["base_url"], "https://b.example");
 
+    // The second time what was issued for them is there.
     let again = api
         .put(Who::Admin, CONFIG, document.clone())
         .await
@@ -556,9 +568,37 @@ async fn an_export_with_ids_is_applied_elsewhere() {
                         "base_url": "https://a.example"}]);
     for (targets, code) in [(twice, "duplicate"), (wrong, "not-found")] {
         let document = json!({"format": "requestrocket/1", "targets": targets});
-        let refused = api.put(Who::Admin, CONFIG, document).await.is(422);
+        let refused = api.put(Who::Admin, &import, document).await.is(422);
         assert_eq!(refused.faults()[0].1, code);
     }
+}
+
+/// An id with a wrong letter is an error that says which one was probably meant, and no second
+/// object.
+#[actix_web::test]
+async fn a_mistyped_id_makes_no_object() {
+    let api = api().await;
+    api.put(Who::Admin, CONFIG, document()).await.is(200);
+    let targets = api
+        .get(Who::Member, "/orgs/acme/targets")
+        .await
+        .is(200)
+        .body;
+    let id = targets["items"][0]["id"].as_str().unwrap().to_owned();
+    let last = if id.ends_with('0') { "1" } else { "0" };
+    let mistyped = format!("{}{last}", &id[..id.len() - 1]);
+    let mut wrong = document();
+    wrong["targets"][0]["id"] = json!(mistyped);
+    let refused = api.put(Who::Admin, CONFIG, wrong.clone()).await.is(422);
+    assert_eq!(
+        refused.faults(),
+        [("/targets/0/id".into(), "not-found".to_owned())]
+    );
+    let meant = format!("`stripe` is {id}");
+    assert!(refused.text.contains(&meant), "{}", refused.text);
+    wrong["targets"][0]["id"] = json!(id);
+    let right = api.put(Who::Admin, CONFIG, wrong).await.is(200);
+    assert_eq!(right.body["changes"], json!([]), "{}", right.text);
 }
 
 #[actix_web::test]

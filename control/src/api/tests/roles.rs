@@ -204,7 +204,10 @@ async fn no_request_gives_an_object_an_id_that_another_organisation_has() {
         .is(404);
     let file = json!({"format": "requestrocket/1", "targets": [with_id(id.clone())]});
     // A file's id is issued anew, as one that nobody has would be.
-    let applied = api.put(stranger, "/orgs/other/config", file).await.is(200);
+    let config = "/orgs/other/config";
+    api.put(stranger, config, file.clone()).await.is(422);
+    let import = format!("{config}?import=true");
+    let applied = api.put(stranger, &import, file).await.is(200);
     let issued = &applied.body["reissued"][&made.target];
     assert!(
         issued.is_string() && *issued != made.target,
