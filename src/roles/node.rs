@@ -298,7 +298,9 @@ async fn begin(
         let begun = follower.begin_with(Arc::new(copy), age).await;
         begun.context("reading the configuration kept on disk")?;
     }
-    let wait = if has_copy {
+    // A process that takes the place of another one (it has no links yet) has time: that one
+    // serves, and may serve what is newer than the copy.
+    let wait = if has_copy && footing.is_some() {
         configuration::STORE_GRACE
     } else {
         configuration::START_MAX

@@ -85,6 +85,42 @@ fn a_node_is_replaced_without_a_refused_connection_or_a_cut_request() {
     });
 }
 
+/// The copy on disk may be older than what the old process serves, so it counts only where there is
+/// nobody to serve meanwhile.
+#[test]
+fn a_successor_waits_for_an_etcd_that_is_away_while_the_old_process_serves() {
+    let mut cluster = Cluster::new();
+    let control = Gateway::with(cluster.control_start());
+    let start = cluster.node_start("gw-1", "gw-1");
+    let first = Gateway::with(start.clone());
+    let upstream = Upstream::json("{}");
+    let proxy = control.proxy(&upstream.url());
+    wait_status(&first, &proxy, "GET", 200);
+    wait_for("a copy on disk", || {
+        first.data_dir().join("kept.bin").exists().then_some(())
+    });
+    cluster.etcd[0].kill();
+    let second = thread::scope(|scope| {
+        let succeeding = scope.spawn(|| first.successor(&start));
+        wait_for("that it waits for as long as one without a copy", || {
+            let waits = "waiting 10 s at most for the store";
+            first.log().contains(waits).then_some(())
+        });
+        let answer = proxy.request("GET", "/").send(&first.url);
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        cluster.etcd[0].restart();
+        succeeding.join().expect("it serves")
+    });
+    assert!(first.ended().0.success());
+    let log = second.log();
+    assert!(
+        !log.contains("serving the configuration kept on disk"),
+        "{log}"
+    );
+    wait_status(&second, &proxy, "GET", 200);
+    assert!(second.stop().0.success());
+}
+
 #[test]
 fn a_data_folder_is_of_one_process() {
     let cluster = Cluster::new();
