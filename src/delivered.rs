@@ -177,6 +177,42 @@ fn what_containers_of_compose_run_is_known() {
 }
 
 #[test]
+fn what_units_run_is_known() {
+    for role in ["node", "control", "standalone"] {
+        let unit = deploy("systemd").join(format!("requestrocket-{role}.service"));
+        let unit = std::fs::read_to_string(unit).unwrap();
+        let told = |name: &str| -> Vec<&str> {
+            let lines = unit.lines().filter_map(|line| line.split_once('='));
+            lines
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+                .collect()
+        };
+        let [start] = told("ExecStart")[..] else {
+            panic!("{role} is not started once");
+        };
+        let words: Vec<Value> = start.split(' ').skip(1).map(Value::from).collect();
+        let takes_over = match parsed(words.iter()) {
+            Command::Node(args) if role == "node" => args.node.take_over,
+            Command::Control(args) if role == "control" => args.node.take_over,
+            Command::Standalone(args) if role == "standalone" => args.node.take_over,
+            _ => panic!("{start}"),
+        };
+        assert!(takes_over, "{start}");
+        let environment = told("Environment").into_iter();
+        let environment = environment.map(|line| line.split_once('=').unwrap());
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = settings("", environment.collect());
+        assert_eq!(settings.data_dir, Path::new("/var/lib/requestrocket"));
+        let stop_s: u64 = told("TimeoutStopSec")[0].parse().unwrap();
+        let drain_ms = settings.gateway.drain_ms + settings.gateway.drain_idle_ms;
+        assert!(stop_s * 1_000 > drain_ms + 10_000, "{role}");
+        // What cannot be used is not tried again: see `CannotStart`.
+        assert_eq!(told("RestartPreventExitStatus"), ["2"], "{role}");
+    }
+}
+
+#[test]
 fn what_pods_run_is_known_and_on_their_volumes() {
     let manifests = manifests();
     let config = of_kind(&manifests, "ConfigMap")[0];

@@ -54,8 +54,9 @@ pub struct GatewaySettings {
     /// (git, wget, browsers).
     pub basic_challenge: bool,
     /// Obey the header `requestrocket-fault`: `panic@{stage}` lets that stage panic with the
-    /// request's path in what it says, `sent-at` has the target told in `requestrocket-sent-at`
-    /// when the request left (CLOCK_BOOTTIME in nanoseconds). For tests of the gateway itself.
+    /// request's path in what it says, `panic@task:{task}` that background task of this process,
+    /// `sent-at` has the target told in `requestrocket-sent-at` when the request left
+    /// (CLOCK_BOOTTIME in nanoseconds). For tests of the gateway itself.
     pub fault_injection: bool,
     /// Limits by day and month take this process's wall clock to be so far ahead, in milliseconds;
     /// negative: behind. So does a control plane where nodes ask it for the time. Only with

@@ -163,6 +163,11 @@ impl Worker {
         self.shared.snapshot.load_full()
     }
 
+    /// The state of this process's tasks.
+    pub fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
     /// Whether requests may ask for a fault.
     pub fn fault_injection(&self) -> bool {
         self.shared.settings.fault_injection

@@ -66,6 +66,8 @@ struct State {
     kept: Mutex<BTreeMap<&'static str, String>>,
     /// The first task that is gone for good.
     died: watch::Sender<Option<&'static str>>,
+    /// The task that was last told to panic.
+    broken: watch::Sender<String>,
 }
 
 impl Default for State {
@@ -80,6 +82,7 @@ impl Default for State {
             failed: Mutex::default(),
             kept: Mutex::default(),
             died: watch::Sender::new(None),
+            broken: watch::Sender::default(),
         }
     }
 }
@@ -205,6 +208,26 @@ impl Health {
             Ok(Some(task)) => task,
             // The sender lives as long as `self`.
             Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Lets a task that runs now panic. For tests of the process itself: see
+    /// `gateway.fault_injection`.
+    pub fn break_task(&self, task: &str) {
+        self.0.broken.send_replace(task.to_owned());
+    }
+
+    /// Waits until this task is told to panic.
+    pub(crate) async fn told_to_panic(&self, task: &str) {
+        let mut broken = self.0.broken.subscribe();
+        loop {
+            // The sender lives as long as `self`.
+            if broken.changed().await.is_err() {
+                std::future::pending().await
+            }
+            if *broken.borrow_and_update() == task {
+                return;
+            }
         }
     }
 

@@ -43,6 +43,7 @@ impl Restarts {
     /// What a run leaves behind must be usable by the next one.
     pub async fn run<T>(&mut self, run: impl Future<Output = T>) -> Option<T> {
         let begun = Instant::now();
+        let run = breakable(self.task, &self.health, run);
         let panic = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(value) => return Some(value),
             Err(panic) => panic,
@@ -93,6 +94,7 @@ pub async fn again<T, F: Future<Output = T>>(
 /// Runs a task that can run only once: what it holds is lost with it. When it panics the process is
 /// told to end in order ([`Health::died`]).
 pub async fn once(task: &'static str, health: Health, run: impl Future<Output = ()>) {
+    let run = breakable(task, &health, run);
     if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
         tracing::error!(
             task,
@@ -101,6 +103,15 @@ pub async fn once(task: &'static str, health: Health, run: impl Future<Output = 
         );
         health.task_failed(task);
         health.task_died(task);
+    }
+}
+
+/// A run that panics when its task is told to ([`Health::break_task`]).
+async fn breakable<T>(task: &'static str, health: &Health, run: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        ended = run => ended,
+        () = health.told_to_panic(task) => panic!("told to"),
     }
 }
 
@@ -174,6 +185,28 @@ mod tests {
         assert_eq!(died.await.unwrap(), "tokens");
         assert_eq!(health.died().await, "tokens", "whenever it is asked");
         assert_eq!(health.tasks_failed(), [("tokens", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_task_panics_when_it_is_told_to_and_no_other_one_does() {
+        let health = Health::default();
+        let mut runs = 0;
+        let ended = again("beat", health.clone(), || {
+            runs += 1;
+            let (run, health) = (runs, health.clone());
+            async move {
+                if run == 1 {
+                    tokio::task::yield_now().await;
+                    health.break_task("follow");
+                    tokio::task::yield_now().await;
+                    health.break_task("beat");
+                    std::future::pending::<()>().await;
+                }
+                run
+            }
+        });
+        assert_eq!(ended.await, 2);
+        assert_eq!(health.tasks_failed(), [("beat", 1)]);
     }
 
     #[tokio::test]

@@ -133,7 +133,7 @@ fn exchange(
     let connection = from.conn_data::<Connection>().cloned();
     let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
     let (fault, says_sent_at) = match worker.fault_injection() {
-        true => (fault(&headers), wanted_fault(&headers) == Some("sent-at")),
+        true => faults(worker, &headers),
         false => (None, false),
     };
     let snapshot = worker.snapshot();
@@ -172,16 +172,22 @@ fn caller(proxies: &TrustedProxies, peer: SocketAddr, headers: &HeaderMap) -> So
     }
 }
 
-/// The stage at which the request asks for a panic; see `gateway.fault_injection`.
-fn fault(headers: &HeaderMap) -> Option<StageKind> {
-    let wanted = wanted_fault(headers)?.strip_prefix("panic@")?;
-    StageKind::ALL
-        .into_iter()
-        .find(|stage| stage.name() == wanted)
-}
-
-fn wanted_fault(headers: &HeaderMap) -> Option<&str> {
-    headers.get("requestrocket-fault")?.to_str().ok()
+/// The stage at which the request asks for a panic, and whether the target is to be told when it
+/// was sent; a task that it names panics now. See `gateway.fault_injection`.
+fn faults(worker: &Worker, headers: &HeaderMap) -> (Option<StageKind>, bool) {
+    let wanted = headers.get("requestrocket-fault");
+    let Some(wanted) = wanted.and_then(|wanted| wanted.to_str().ok()) else {
+        return (None, false);
+    };
+    let panics = wanted.strip_prefix("panic@").unwrap_or_default();
+    if let Some(task) = panics.strip_prefix("task:") {
+        worker.health().break_task(task);
+    }
+    let mut stages = StageKind::ALL.into_iter();
+    (
+        stages.find(|stage| stage.name() == panics),
+        wanted == "sent-at",
+    )
 }
 
 fn inbound(
