@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, StoreLoss};
+use crate::limits::told;
 
 impl Owner {
     /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
@@ -126,7 +127,8 @@ impl Owner {
     pub(super) fn open_cell(&self, part: &Part) {
         if let Some(cell) = self.meter.cells.made().get(part.cell) {
             cell.open(part.own_amount(), part.block.span);
-            self.meter.refused.store(0, Ordering::Relaxed);
+            let most = told::per_window(self.spec.limits());
+            self.meter.told.came(part.own_amount(), most);
         }
     }
 
