@@ -37,6 +37,7 @@ mod health_checks;
 mod health_command;
 mod joining;
 mod json_output;
+mod killed_follower;
 mod killed_node;
 mod killed_publisher;
 mod lagging;
