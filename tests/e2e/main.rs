@@ -70,6 +70,7 @@ mod refused_by;
 mod region_acts;
 mod region_clocks;
 mod region_moves;
+mod regional_endpoints;
 mod regions;
 mod regression;
 mod replaced;
