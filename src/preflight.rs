@@ -1,6 +1,7 @@
 //! What a process looks through before it asks the one that it replaces to end: everything that
 //! could keep it from starting and that can be told while another one has the data folder, but for
-//! whether etcd can be reached. A successor that finds a fault leaves things as they are.
+//! whether etcd can be reached (`stores::answers`). A successor that finds a fault leaves things as
+//! they are.
 //!
 //! Nothing here is kept: a start reads it all again, where the same functions refuse it.
 

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::certificate_files;
 use crate::cli::Output;
 use crate::data_folder::DataFolder;
+use crate::handover::STORE_WAIT_MAX;
 use crate::own_secrets;
 use crate::say;
 use crate::serve::{self, CannotStart};
@@ -231,6 +232,32 @@ pub fn not_lost(settings: &Settings) -> Result<(), CannotStart> {
     )))
 }
 
+/// Waits until a store that other processes share answers, before a successor asks the old process
+/// to end: nobody would serve while it does not.
+///
+/// # Errors
+/// As for [`open`]; it does not answer in time.
+pub async fn answers(settings: &Settings) -> anyhow::Result<()> {
+    if settings.store.kind == StoreKind::Embedded {
+        return Ok(());
+    }
+    let reached = reach(&open(settings)?, STORE_WAIT_MAX).await;
+    reached.map_err(cannot_take_over)
+}
+
+/// Why a successor ends, and the old process goes on.
+pub fn cannot_take_over(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Unusable(_) => CannotStart(error.to_string()).into(),
+        error => anyhow::Error::new(error).context(
+            "the store could not be read, so the old process goes on; start this one again, and \
+             stop the old one while this one waits if it is to begin from what is kept on disk",
+        ),
+    }
+}
+
+/// How often it is told that the store is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts to reach the store at a start.
 const REACH_EVERY: Duration = Duration::from_millis(250);
 
@@ -241,25 +268,32 @@ const REACH_EVERY: Duration = Duration::from_millis(250);
 /// What the store said last, after `wait`, or as soon as no wait can help
 /// ([`StoreError::Unusable`]).
 pub async fn reach(store: &Arc<dyn Store>, wait: Duration) -> Result<(), StoreError> {
-    let (until, wait_s) = (Instant::now() + wait, wait.as_secs());
-    let mut told = String::new();
+    let (begun, wait_s) = (Instant::now(), wait.as_secs());
+    let (until, mut tell) = (begun + wait, begun);
     loop {
         let error = match store.get(&keys::head(SYSTEM_ORG)).await {
-            Ok(_) if told.is_empty() => return Ok(()),
+            Ok(_) if tell == begun => return Ok(()),
             Ok(_) => {
                 info!("the store is reached");
                 return Ok(());
             }
             Err(error) => error,
         };
-        let next = Instant::now() + REACH_EVERY;
+        let now = Instant::now();
+        let next = now + REACH_EVERY;
         if matches!(error, StoreError::Unusable(_)) || next >= until {
             return Err(error);
         }
-        let words = error.to_string();
-        if told.is_empty() {
-            warn!(wait_s, "waiting {wait_s} s at most for the store: {words}");
-            told = words;
+        if tell == begun {
+            warn!(wait_s, "waiting {wait_s} s at most for the store: {error}");
+            tell = begun + TELL_EVERY;
+        } else if now >= tell {
+            let waited_s = now.duration_since(begun).as_secs();
+            warn!(
+                waited_s,
+                "the store does not answer after {waited_s} s: {error}"
+            );
+            tell = now + TELL_EVERY;
         }
         tokio::time::sleep_until(next).await;
     }

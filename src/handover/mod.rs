@@ -12,6 +12,9 @@
 //!   Until that has ended, callers wait in the queues of the sockets; then the successor opens the
 //!   files and serves.
 //!
+//! Either way a successor waits for the store before it says so, as long as the old process serves:
+//! that may know more than the copy on its disk ([`STORE_WAIT_MAX`]).
+//!
 //! A successor that ends before it has asked changes nothing.
 
 mod place;
@@ -41,6 +44,9 @@ pub use predecessor::Predecessor;
 const LISTENERS_MAX: usize = 8;
 /// How long a successor may take until it serves, or asks this process to end.
 const START_MAX: Duration = Duration::from_secs(600);
+/// How long a successor waits for the store while the old process serves: less than that one waits
+/// for it.
+pub const STORE_WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// What hands over: only its like can take its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -327,6 +333,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_successor_waits_for_ends_with_the_old_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let handover = Handover::new(dir.path(), Role::Node, []).unwrap();
+        let running = tokio::spawn(handover.replaced());
+        let predecessor = found(dir.path(), Role::Node).await;
+        let done = predecessor.while_it_serves(async { 7 }).await;
+        assert_eq!(done, Some(7));
+        {
+            let waiting = predecessor.while_it_serves(std::future::pending::<()>());
+            tokio::pin!(waiting);
+            let soon = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
+            assert!(soon.is_err(), "the old process serves");
+            // As when it is killed, or drains.
+            running.abort();
+            assert_eq!(waiting.await, None);
+        }
+        // Nothing keeps this one from going on alone.
+        predecessor.replaced();
+    }
+
+    #[tokio::test]
     async fn a_successor_that_needs_the_data_folder_has_it_when_the_old_process_ends() {
         let dir = tempfile::tempdir().unwrap();
         let (control, address) = listening();
@@ -337,7 +364,7 @@ mod tests {
         let mut predecessor = found(dir.path(), Role::Control).await;
         let taken = predecessor.listener("control", address).unwrap();
         let place = Place::Taken(DataFolder::open(dir.path()).unwrap(), predecessor);
-        let mut taking = tokio::spawn(place.take(|| Ok(())));
+        let mut taking = tokio::spawn(place.take(|| Ok(()), async { Ok(()) }));
         let successor = running.await.unwrap();
         assert_eq!(successor.queue(), Queue::Held);
         assert!(successor.takes_over() && !taking.is_finished());

@@ -60,15 +60,24 @@ impl Place {
     }
 
     /// Has the folder for this process: the one that is there is asked to end, if `check` finds
-    /// that this one can start.
+    /// that this one can start, and once `ready` is. That is not waited for longer than the other
+    /// serves.
     ///
     /// # Errors
-    /// The other does not end. What `check` says.
-    pub async fn take(self, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Taken> {
+    /// The other does not end. What `check` and `ready` say.
+    pub async fn take(
+        self,
+        check: impl FnOnce() -> anyhow::Result<()>,
+        ready: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<Taken> {
         let (claim, is_successor) = match self {
             Self::Own(claim) => (claim, false),
             Self::Taken(folder, predecessor) => {
                 check()?;
+                match predecessor.while_it_serves(ready).await {
+                    Some(ready) => ready?,
+                    None => info!("the old process ends by itself: its place is taken at once"),
+                }
                 let _line = predecessor.leave();
                 (freed(folder).await?, true)
             }

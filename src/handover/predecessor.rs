@@ -22,6 +22,7 @@ const MESSAGE_MAX: Duration = Duration::from_secs(5);
 /// system may have a lower bound (`net.core.somaxconn`). Beyond it they are not refused: who asks
 /// is not answered, and asks again after a second.
 const QUEUE_MAX: i32 = 4_096;
+
 /// Listeners of a running process, and the line to it.
 #[derive(Debug)]
 pub struct Predecessor {
@@ -75,6 +76,40 @@ impl Predecessor {
             warn!("the queue of {name} stays as it is: {error}");
         }
         Some(listener)
+    }
+
+    /// Does this for as long as the old process serves and waits for this one; `None` when it does
+    /// so no longer: it was asked to end, or was killed.
+    pub async fn while_it_serves<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            // What is done counts, even where the old process ends at that moment.
+            biased;
+            done = doing => Some(done),
+            () = self.ended() => None,
+        }
+    }
+
+    /// It says nothing after its greeting: its end of the line closes, or stays open.
+    async fn ended(&self) {
+        let watched = self.line.try_clone().and_then(|line| {
+            line.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(line)
+        });
+        let line = match watched {
+            Ok(line) => line,
+            Err(error) => {
+                warn!("it cannot be seen whether the old process is there: {error}");
+                return std::future::pending().await;
+            }
+        };
+        let mut said = [0; 1];
+        while line.readable().await.is_ok() {
+            match line.try_read(&mut said) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
     }
 
     /// Says that this process serves; the old one drains and ends.

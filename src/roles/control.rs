@@ -71,7 +71,7 @@ impl ControlPlane {
         let handover = Handover::new(&settings.data_dir, Role::Control, self.bound.named())?;
         let listens = self.bound.own()?;
         let check = || preflight::of_control(&settings, &self.keys);
-        let place = self.place.take(check).await?;
+        let place = self.place.take(check, stores::answers(&settings)).await?;
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let regions = regions::open(&settings, &self.keys)?;

@@ -32,7 +32,7 @@ use crate::configuration;
 use crate::data_plane::{DataPlane, DataPlaneParts};
 use crate::descriptors;
 use crate::footing::Footing;
-use crate::handover::{Folder, Handover, Place, Role};
+use crate::handover::{Folder, Handover, Place, Predecessor, Role, STORE_WAIT_MAX};
 use crate::link_tls;
 use crate::peering::Peering;
 use crate::ready::Ready;
@@ -90,7 +90,7 @@ impl Node {
         let handover = Handover::new(&settings.data_dir, Role::Node, self.bound.named())?;
         let (folder, predecessor) = self.place.shared();
         let opens = (&*self.keyring, &store);
-        let peers = (self.bound.peers, predecessor.is_none());
+        let peers = (self.bound.peers, predecessor.as_ref());
         let begun = Begun::read(&settings, opens, &kept, peers, background).await?;
         let Begun {
             footing,
@@ -154,12 +154,12 @@ struct Begun {
 }
 
 impl Begun {
-    /// Reads it and follows it from here on. `is_first`: no other process serves on this folder.
+    /// Reads it and follows it from here on. `predecessor`: who serves on this folder so far.
     async fn read(
         settings: &Settings,
         (keyring, store): (&Keyring, &Arc<dyn Store>),
         kept: &Kept,
-        (listener, is_first): (Option<TcpListener>, bool),
+        (listener, predecessor): (Option<TcpListener>, Option<&Predecessor>),
         background: &Runtime,
     ) -> anyhow::Result<Self> {
         let leaves = Arc::<Leaves>::default();
@@ -174,8 +174,12 @@ impl Begun {
         };
         // A process that takes the place of another one finds its copy on disk, and leaves it the
         // links as long as it serves.
-        let early = is_first.then(&mut start).transpose()?;
-        begin(settings, store, (kept, &mut follower), early.as_ref()).await?;
+        let early = match predecessor {
+            None => Some(start()?),
+            Some(_) => None,
+        };
+        let beside = (early.as_ref(), predecessor);
+        begin(settings, store, (kept, &mut follower), beside).await?;
         let footing = early.map_or_else(start, Ok)?;
         background.spawn(follower.run());
         let worlds = with_peers(facts.as_ref(), worlds, &health, background);
@@ -281,36 +285,29 @@ fn kept(settings: &Settings, keyring: &Keyring) -> anyhow::Result<Kept> {
 }
 
 /// The first world: that of the store, or else the one that was kept. What is not kept is asked of
-/// peers, where `footing` has links.
+/// peers, where `footing` has links. While an old process serves, only the store's counts: what is
+/// kept may lack what that one has.
 async fn begin(
     settings: &Settings,
     store: &Arc<dyn Store>,
     (kept, follower): (&Kept, &mut Follower),
-    footing: Option<&Footing>,
+    (footing, predecessor): (Option<&Footing>, Option<&Predecessor>),
 ) -> anyhow::Result<()> {
-    let age_max = Duration::from_secs(settings.store.kept_max_s);
-    let copy = kept.read(age_max).unwrap_or_else(|error| {
-        warn!("the configuration kept on disk is not used: {error}");
-        None
-    });
-    let has_copy = copy.is_some();
-    if let Some((copy, age)) = copy {
-        let begun = follower.begin_with(Arc::new(copy), age).await;
-        begun.context("reading the configuration kept on disk")?;
+    let mut has_copy = begin_with_copy(settings, kept, follower).await?;
+    if let Some(predecessor) = predecessor {
+        let caught = reached(settings, store, (&mut *follower, STORE_WAIT_MAX), footing);
+        match predecessor.while_it_serves(caught).await {
+            Some(begun) => return begun.map_err(stores::cannot_take_over),
+            None => warn!("the old process is gone or ends before the store was read"),
+        }
+        // It has kept more since.
+        has_copy |= begin_with_copy(settings, kept, follower).await?;
     }
-    // A process that takes the place of another one (it has no links yet) has time: that one
-    // serves, and may serve what is newer than the copy.
-    let wait = if has_copy && footing.is_some() {
-        configuration::STORE_GRACE
-    } else {
-        configuration::START_MAX
+    let wait = match has_copy {
+        true => configuration::STORE_GRACE,
+        false => configuration::START_MAX,
     };
-    let until = Instant::now() + wait;
-    let begun = match stores::reach(store, wait).await {
-        Ok(()) => caught_up(settings, &**store, follower.catch_up(until), footing).await,
-        Err(error) => Err(error),
-    };
-    match begun {
+    match reached(settings, store, (follower, wait), footing).await {
         Ok(()) => Ok(()),
         Err(error) if has_copy => {
             follower.health().store_reached(false);
@@ -319,6 +316,37 @@ async fn begin(
         }
         Err(error) => Err(stores::cannot_begin(error)),
     }
+}
+
+/// Takes the world that was kept on disk, if there is one that may be used.
+async fn begin_with_copy(
+    settings: &Settings,
+    kept: &Kept,
+    follower: &mut Follower,
+) -> anyhow::Result<bool> {
+    let age_max = Duration::from_secs(settings.store.kept_max_s);
+    let copy = kept.read(age_max).unwrap_or_else(|error| {
+        warn!("the configuration kept on disk is not used: {error}");
+        None
+    });
+    let Some((copy, age)) = copy else {
+        return Ok(false);
+    };
+    let begun = follower.begin_with(Arc::new(copy), age).await;
+    begun.context("reading the configuration kept on disk")?;
+    Ok(true)
+}
+
+/// Waits so long for the store, and takes its world.
+async fn reached(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    (follower, wait): (&mut Follower, Duration),
+    footing: Option<&Footing>,
+) -> Result<(), StoreError> {
+    let until = Instant::now() + wait;
+    stores::reach(store, wait).await?;
+    caught_up(settings, &**store, follower.catch_up(until), footing).await
 }
 
 /// Catches up, with whoever else is there.

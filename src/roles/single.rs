@@ -60,7 +60,7 @@ impl Single {
         let public = keyring.public_half().context("the key ring has no key")?;
         let handover = Handover::new(&settings.data_dir, self.mode.role(), bound.named())?;
         let check = || preflight::of_single(&settings, &public, bound.own()?);
-        let place = self.place.take(check).await?;
+        let place = self.place.take(check, stores::answers(&settings)).await?;
         let records = record_store::open(&settings, background.handle())?;
         let store = stores::open(&settings)?;
         let (at, given) = (store.clone(), self.given);

@@ -24,10 +24,10 @@ fn in_a_row() -> u64 {
 /// Changes that are made while links are cut: fewer than home keeps for regions that lack them.
 const MADE_DURING: u32 = 15;
 /// Requests a second to the nodes of each region.
-const RATE: u32 = 50;
+pub const RATE: u32 = 50;
 
 /// Answers with the target of the request.
-fn echo(wide: &Wide) -> Upstream {
+pub fn echo(wide: &Wide) -> Upstream {
     Upstream::raw_at(wide.home().host, |connection, _| {
         while let Some(request) = connection.read() {
             let body = json!({"target": request.target()});
@@ -150,12 +150,8 @@ fn tell(region: &str, made: &[Duration], nodes: &[Watched]) {
         .collect();
     took.sort();
     let p = |of: usize| took[(took.len() * of / 100).min(took.len() - 1)];
-    eprintln!(
-        "in effect in {region}: p50 {:?}, p99 {:?}, most {:?}",
-        p(50),
-        p(99),
-        p(100)
-    );
+    eprintln!("in effect in {region}: p50 {:?}, most {:?}", p(50), p(100));
+    wide::figure(&format!("a change is in effect in {region}, p99"), p(99));
 }
 
 /// Who does not hear whom, for a while.
@@ -247,12 +243,14 @@ fn a_pinned_proxy_is_served_by_the_nearest_region_and_a_gone_one_is_noticed() {
             panic!("three regions");
         };
         let get = || called.request("GET", "/").send(&us.nodes[0]);
-        let timed = |what: &str| {
+        let took = |what: &str| {
             let begun = Instant::now();
             let answer = get();
-            eprintln!("{what}: {} after {:?}", answer.status(), begun.elapsed());
-            answer
+            let took = begun.elapsed();
+            eprintln!("{what}: {} after {took:?}", answer.status());
+            (answer, took)
         };
+        let timed = |what: &str| took(what).0;
         wait_for("the nearest region", || {
             (served_by(wide, &get()) == "eu").then_some(())
         });
@@ -275,14 +273,16 @@ fn a_pinned_proxy_is_served_by_the_nearest_region_and_a_gone_one_is_noticed() {
 
         us.lose(ap);
         ap.lose(us);
-        let first = timed("both are gone, the first call");
+        let (first, late) = took("both are gone, the first call");
+        wide::figure("both regions are gone, the first call is told", late);
         assert_eq!(
             first.outcome(),
             (503, "region-unavailable"),
             "{}",
             first.text()
         );
-        let next = timed("both are gone, the next call");
+        let (next, late) = took("both are gone, the next call");
+        wide::figure("both regions are gone, the next call is told", late);
         assert_eq!(
             next.outcome(),
             (503, "region-unavailable"),

@@ -18,6 +18,7 @@ mod held;
 mod limits;
 mod load;
 mod midnight;
+mod moving_homes;
 mod network;
 mod quorum;
 mod records;

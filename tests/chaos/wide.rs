@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use super::cluster::alone;
 use super::load::Load;
 use super::network::ip;
+use crate::harness::gateway::binary;
 use crate::harness::http::{Message, Request};
 use crate::harness::stores::{self, LIVE, part};
 use crate::harness::wait_for;
@@ -55,6 +57,11 @@ impl Called {
         Request::new(method, &format!("/api/{}{path}", self.id))
             .field("authorization", &format!("Bearer {}", self.key))
     }
+}
+
+/// Tells what was measured beside what is promised: `tests/perf/regions` reads it.
+pub fn figure(what: &str, took: Duration) {
+    eprintln!("figure: {what}: {} ms, goal 1000 ms", took.as_millis());
 }
 
 /// Runs a test on three fresh regions `us`, `eu`, `ap`; packets that leave one of `far` take so
@@ -256,6 +263,38 @@ impl Place {
         );
     }
 
+    /// Makes it home by the command line, with further arguments; gives what was said.
+    pub fn promote(&self, arguments: &[&str]) -> String {
+        let output = binary()
+            .args(["regions", "promote", &self.name])
+            .args(arguments)
+            .args(["--control", &self.control])
+            .env("REQUESTROCKET_TOKEN", &self.token)
+            .output()
+            .expect("the binary runs");
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "{}: {said}", self.name);
+        said
+    }
+
+    /// The region that its control plane takes for home.
+    pub fn home(&self) -> Option<String> {
+        let listed = self.operator("/regions");
+        let mut items = listed["items"].as_array()?.iter();
+        let home = items.find(|region| region["home"] == true)?;
+        Some(text(&home["name"]))
+    }
+
+    /// Reads what belongs to no organisation.
+    pub fn operator(&self, path: &str) -> Value {
+        let request = Request::new("GET", &format!("/api/v1{path}"))
+            .field("authorization", &format!("Bearer {}", self.token));
+        let answer = request.send(&self.control);
+        assert_eq!(answer.status(), 200, "{path}: {}", answer.text());
+        answer.json()
+    }
+
     /// Calls the REST API of its control plane as the owner of the organisation `default`.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> Message {
         self.call_as(method, path, body, None)
@@ -304,7 +343,8 @@ impl Place {
         all
     }
 
-    fn targets(&self) -> Vec<String> {
+    /// The names of its targets.
+    pub fn targets(&self) -> Vec<String> {
         let all = self.all("/targets");
         all.iter().map(|target| text(&target["name"])).collect()
     }

@@ -63,7 +63,7 @@ fn at(upstream: &Upstream) -> Value {
 }
 
 /// An endpoint that breaks every connection while it is `down`, after it has read a request.
-fn breakable(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
+pub fn breakable(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(false));
     let is_down = Arc::clone(&down);
     let upstream = Upstream::start(move |_, connection| {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
+
+use serde_json::json;
 
 use crate::cluster::{Cluster, wait_status};
-use crate::harness::gateway::{Gateway, binary};
+use crate::harness::gateway::{Gateway, Proxy, Start, binary};
 use crate::harness::http::Connection;
 use crate::harness::upstream::{After, Upstream, json_answer};
 use crate::harness::wait_for;
@@ -85,40 +87,147 @@ fn a_node_is_replaced_without_a_refused_connection_or_a_cut_request() {
     });
 }
 
-/// The copy on disk may be older than what the old process serves, so it counts only where there is
-/// nobody to serve meanwhile.
-#[test]
-fn a_successor_waits_for_an_etcd_that_is_away_while_the_old_process_serves() {
-    let mut cluster = Cluster::new();
-    let control = Gateway::with(cluster.control_start());
-    let start = cluster.node_start("gw-1", "gw-1");
-    let first = Gateway::with(start.clone());
-    let upstream = Upstream::json("{}");
-    let proxy = control.proxy(&upstream.url());
-    wait_status(&first, &proxy, "GET", 200);
-    wait_for("a copy on disk", || {
-        first.data_dir().join("kept.bin").exists().then_some(())
-    });
-    cluster.etcd[0].kill();
-    let second = thread::scope(|scope| {
-        let succeeding = scope.spawn(|| first.successor(&start));
-        wait_for("that it waits for as long as one without a copy", || {
-            let waits = "waiting 10 s at most for the store";
-            first.log().contains(waits).then_some(())
+/// What a process logs while the store does not answer at its start.
+const WAITS: &str = "the store does not answer after";
+
+/// A node without etcd, which hangs, and what it serves.
+struct WithoutStore {
+    cluster: Cluster,
+    control: Gateway,
+    node: Gateway,
+    start: Start,
+    /// The newest that the node has.
+    proxy: Proxy,
+    _upstream: Upstream,
+}
+
+impl WithoutStore {
+    fn new() -> Self {
+        let cluster = Cluster::new();
+        let control = Gateway::with(cluster.control_start());
+        let start = cluster.node_start("gw-1", "gw-1");
+        let node = Gateway::with(start.clone());
+        let upstream = Upstream::json("{}");
+        wait_status(&node, &control.proxy(&upstream.url()), "GET", 200);
+        wait_for("a copy on disk", || {
+            node.data_dir().join("kept.bin").exists().then_some(())
         });
-        let answer = proxy.request("GET", "/").send(&first.url);
+        let proxy = control.proxy(&upstream.url());
+        wait_status(&node, &proxy, "GET", 200);
+        cluster.etcd[0].signal("STOP");
+        Self {
+            cluster,
+            control,
+            node,
+            start,
+            proxy,
+            _upstream: upstream,
+        }
+    }
+
+    /// One call, on whatever process has the socket.
+    fn is_served(&self) {
+        let answer = self.proxy.request("GET", "/").send(&self.node.url);
         assert_eq!(answer.status(), 200, "{}", answer.text());
-        cluster.etcd[0].restart();
-        succeeding.join().expect("it serves")
+    }
+
+    /// Lets etcd go on, and waits until it is written to again.
+    fn heal(&self) {
+        self.cluster.etcd[0].signal("CONT");
+        let target = json!({"base_url": "https://target.example"});
+        wait_for("a write", || {
+            let made = self.control.api("POST", "/targets", Some(&target));
+            (made.status() == 201).then_some(())
+        });
+    }
+
+    /// Starts a successor and waits until it waits.
+    fn successor<'s>(&'s self, scope: &'s thread::Scope<'s, '_>) -> ScopedJoinHandle<'s, Gateway> {
+        let (node, start) = (&self.node, &self.start);
+        let second = scope.spawn(move || node.successor(start));
+        wait_for("a successor that waits", || {
+            self.is_served();
+            self.node.log().contains(WAITS).then_some(())
+        });
+        assert!(!second.is_finished());
+        second
+    }
+}
+
+#[test]
+fn a_successor_waits_for_the_store_as_long_as_the_old_process_serves() {
+    let mut without = WithoutStore::new();
+    let second = thread::scope(|scope| {
+        let second = without.successor(scope);
+        without.heal();
+        wait_for("its start", || {
+            without.is_served();
+            second.is_finished().then_some(())
+        });
+        second.join().expect("a successor")
     });
+    without.is_served();
+    let first = std::mem::replace(&mut without.node, second);
     assert!(first.ended().0.success());
+    let changed = without.control.proxy("http://127.0.0.1:9");
+    wait_status(&without.node, &changed, "GET", 502);
+}
+
+/// Kept on disk by the old process before that ended so, served by the new one without the store.
+fn goes_on_alone(signal: &str) {
+    let mut without = WithoutStore::new();
+    let second = thread::scope(|scope| {
+        let second = without.successor(scope);
+        without.node.signal(signal);
+        second.join().expect("a successor")
+    });
+    assert_eq!(second.url, without.node.url, "the same socket");
     let log = second.log();
     assert!(
-        !log.contains("serving the configuration kept on disk"),
+        log.contains("serving the configuration kept on disk"),
         "{log}"
     );
-    wait_status(&second, &proxy, "GET", 200);
-    assert!(second.stop().0.success());
+    let first = std::mem::replace(&mut without.node, second);
+    drop(first);
+    let found = |proxy: &Proxy| proxy.request("GET", "/").send(&without.node.url).status();
+    assert_eq!(found(&without.proxy), 200);
+    without.heal();
+    let changed = without.control.proxy("http://127.0.0.1:9");
+    wait_status(&without.node, &changed, "GET", 502);
+}
+
+#[test]
+fn a_successor_goes_on_alone_when_the_old_process_is_killed() {
+    goes_on_alone("KILL");
+}
+
+#[test]
+fn a_successor_goes_on_alone_when_the_old_process_is_asked_to_end() {
+    goes_on_alone("TERM");
+}
+
+#[test]
+fn a_control_plane_is_not_asked_to_end_while_the_store_does_not_answer() {
+    let cluster = Cluster::new();
+    let start = cluster.control_start();
+    let first = Gateway::with(start.clone());
+    let proxy = first.proxy("http://127.0.0.1:9");
+    let path = format!("/proxies/{}", proxy.id);
+    let reads = || assert_eq!(first.api("GET", &path, None).status(), 200);
+    cluster.etcd[0].signal("STOP");
+    let second = thread::scope(|scope| {
+        let second = scope.spawn(|| first.successor(&start));
+        wait_for("a successor that waits", || {
+            reads();
+            first.log().contains(WAITS).then_some(())
+        });
+        assert!(!second.is_finished());
+        reads();
+        cluster.etcd[0].signal("CONT");
+        second.join().expect("a successor")
+    });
+    assert_eq!(second.api("GET", &path, None).status(), 200);
+    assert!(first.ended().0.success());
 }
 
 #[test]

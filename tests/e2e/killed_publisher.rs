@@ -24,9 +24,9 @@ use crate::raw_store::RawStore;
 
 /// Credentials whose secrets a large publish replaces: their sealed values, what deletes the old
 /// ones and the facts that end these take several transactions each.
-const LARGE: usize = 130;
+pub const LARGE: usize = 130;
 /// The same of one that fits one transaction.
-const SMALL: usize = 3;
+pub const SMALL: usize = 3;
 /// Objects that a publish creates or changes beside them: a target, one more credential, and a
 /// proxy with its credential.
 const OTHERS: usize = 4;
@@ -55,16 +55,7 @@ impl Scene {
         let nodes = ["gw-1", "gw-2", "gw-3"].map(|name| cluster.node(name, name));
         let upstream = Upstream::json("{}");
         let proxy = witness.proxy(&upstream.url());
-        let create = |at: usize| json!({"create": "credentials", "object": credential(0, at)});
-        let operations: Vec<Value> = (0..LARGE).map(create).collect();
-        let made = witness.api("POST", "/changes", Some(&json!({"operations": operations})));
-        assert_eq!(made.status(), 200, "{}", made.text());
-        let listed = witness.get("/credentials?limit=500");
-        let items = listed["items"].as_array().expect("a list").iter();
-        let named = items.filter(|item| item["name"] == mark(0));
-        let id = |item: &Value| item["id"].as_str().expect("an id").to_owned();
-        let credentials: Vec<String> = named.map(id).collect();
-        assert_eq!(credentials.len(), LARGE);
+        let credentials = made(&witness);
         let path = "/api/v1/orgs/default";
         let org = witness.control_call("GET", path, Some(&witness.token), None);
         Self {
@@ -97,22 +88,8 @@ impl Scene {
     /// Sends a publish; `None` where the control plane died of it.
     fn ask(&self, control: &Gateway) -> Option<Message> {
         let publish = self.publish;
-        let secret = json!({"token": token(publish)});
-        let marked = json!({"name": mark(publish), "secret": secret});
-        let url = format!("https://{}.example", mark(publish));
-        let update = |(at, id): (usize, &String)| {
-            let fields = credential(publish, at);
-            let patch = json!({"name": fields["name"], "secret": fields["secret"]});
-            json!({"update": id, "patch": patch})
-        };
-        let mut operations = vec![
-            json!({"create": "targets", "object": {"base_url": url, "name": mark(publish)}}),
-            json!({"create": "credentials", "object": credential(publish, LARGE)}),
-            json!({"update": self.proxy.id, "patch": {"name": mark(publish)}}),
-            json!({"update": self.proxy.target_credential, "patch": marked}),
-        ];
-        let replaced = self.credentials.iter().take(self.replaced);
-        operations.extend(replaced.enumerate().map(update));
+        let replaced = &self.credentials[..self.replaced];
+        let operations = operations(&self.proxy, replaced, publish);
         let request = Request::new("POST", "/api/v1/orgs/default/changes")
             .field("authorization", &format!("Bearer {}", self.witness.token))
             .field("idempotency-key", &mark(publish))
@@ -278,8 +255,43 @@ impl Scene {
     }
 }
 
+/// Makes the credentials whose secrets are replaced; gives their ids.
+pub fn made(control: &Gateway) -> Vec<String> {
+    let create = |at: usize| json!({"create": "credentials", "object": credential(0, at)});
+    let operations: Vec<Value> = (0..LARGE).map(create).collect();
+    let made = control.api("POST", "/changes", Some(&json!({"operations": operations})));
+    assert_eq!(made.status(), 200, "{}", made.text());
+    let listed = control.get("/credentials?limit=500");
+    let items = listed["items"].as_array().expect("a list").iter();
+    let named = items.filter(|item| item["name"] == mark(0));
+    let id = |item: &Value| item["id"].as_str().expect("an id").to_owned();
+    let credentials: Vec<String> = named.map(id).collect();
+    assert_eq!(credentials.len(), LARGE);
+    credentials
+}
+
+/// What a publish does: it replaces these secrets and the proxy's own, and more.
+pub fn operations(proxy: &Proxy, replaced: &[String], publish: u64) -> Vec<Value> {
+    let secret = json!({"token": token(publish)});
+    let marked = json!({"name": mark(publish), "secret": secret});
+    let url = format!("https://{}.example", mark(publish));
+    let update = |(at, id): (usize, &String)| {
+        let fields = credential(publish, at);
+        let patch = json!({"name": fields["name"], "secret": fields["secret"]});
+        json!({"update": id, "patch": patch})
+    };
+    let mut operations = vec![
+        json!({"create": "targets", "object": {"base_url": url, "name": mark(publish)}}),
+        json!({"create": "credentials", "object": credential(publish, LARGE)}),
+        json!({"update": proxy.id, "patch": {"name": mark(publish)}}),
+        json!({"update": proxy.target_credential, "patch": marked}),
+    ];
+    operations.extend(replaced.iter().enumerate().map(update));
+    operations
+}
+
 /// How often it sweeps.
-fn swept(mut start: Start, sweep_s: u64) -> Start {
+pub fn swept(mut start: Start, sweep_s: u64) -> Start {
     let history = format!("[history]\nsweep_s = {sweep_s}\n");
     start.config.push_str(&history);
     start
@@ -289,7 +301,7 @@ fn mark(publish: u64) -> String {
     format!("mark-{publish}")
 }
 
-fn token(publish: u64) -> String {
+pub fn token(publish: u64) -> String {
     format!("secret-of-publish-{publish}")
 }
 
@@ -302,7 +314,7 @@ fn credential(publish: u64, at: usize) -> Value {
 }
 
 /// Objects of a version that are as a publish wants them.
-fn marked(config: &OrgConfig, publish: u64) -> usize {
+pub fn marked(config: &OrgConfig, publish: u64) -> usize {
     let mark = json!(mark(publish)).to_string();
     let objects = config.objects.iter();
     let bodies = objects.map(|(_, object)| json!(object.body).to_string());

@@ -6,6 +6,7 @@ use proto::store::etcd::{Etcd, EtcdOptions};
 use proto::store::{Op, Store, Txn, load};
 
 use crate::harness::etcd::EtcdServer;
+use crate::harness::http::SILENCE_MAX;
 
 pub struct RawStore {
     runtime: tokio::runtime::Runtime,
@@ -20,7 +21,10 @@ impl RawStore {
             .build()
             .expect("a runtime");
         let entered = runtime.enter();
-        let store = Etcd::open(EtcdOptions::new([server.endpoint()])).expect("a client");
+        let mut options = EtcdOptions::new([server.endpoint()]);
+        // Longer than the processes wait for it: a busy machine is no fault here.
+        options.timeout = SILENCE_MAX;
+        let store = Etcd::open(options).expect("a client");
         drop(entered);
         Self { runtime, store }
     }

@@ -118,6 +118,14 @@ impl EtcdServer {
         }
     }
 
+    /// Sends the server a signal: one that is stopped answers nothing until it goes on.
+    pub fn signal(&self, name: &str) {
+        let id = self.pid().expect("the server runs");
+        let kill = format!("kill -{name} {id}");
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.expect("a shell").success());
+    }
+
     /// Gives the data a disk of its own, which takes root.
     pub fn mount_disk(&mut self, mib: usize) {
         self.disk = Some(Disk::mount(self.dir.path().join("data"), mib));

@@ -139,6 +139,11 @@ impl EtcdRelay {
         lock(&self.state.trap).take().is_none()
     }
 
+    /// How many writes are left to the one to which [`EtcdRelay::at_write`] set something.
+    pub fn left(&self) -> Option<u64> {
+        lock(&self.state.trap).as_ref().map(|trap| trap.left)
+    }
+
     /// Holds back what etcd says on what is open now, for good. What is opened later works.
     pub fn hold(&self, what: Held) {
         let mut holding = lock(&self.state.holding);

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use proto::store::etcd::{Etcd, EtcdOptions};
 use proto::store::{KeyValue, load};
 
+use super::http::SILENCE_MAX;
+
 /// What is the same in all regions.
 pub const LIVE: [&str; 2] = ["live/head/", "live/retired/"];
 
@@ -25,7 +27,7 @@ fn listed<T>(endpoint: &str, prefix: &str, of: impl Fn(&KeyValue) -> T) -> BTree
         .expect("a runtime");
     runtime.block_on(async {
         let mut options = EtcdOptions::new(&[endpoint.to_owned()]);
-        options.prefix = "/requestrocket/".into();
+        options.timeout = SILENCE_MAX;
         let store = Etcd::open(options).expect("a store");
         let mut found = BTreeMap::new();
         let listed = load::list(&*store, prefix, None, |pair| {

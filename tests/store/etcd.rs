@@ -72,15 +72,6 @@ fn dead_address() -> String {
     format!("http://{}", address::reserved())
 }
 
-fn signal(server: &EtcdServer, signal: &str) {
-    let pid = server.pid().expect("the server runs").to_string();
-    let sent = Command::new("kill")
-        .args([signal, &pid])
-        .status()
-        .expect("kill starts");
-    assert!(sent.success(), "the signal is sent");
-}
-
 fn write() -> Txn {
     Txn {
         ops: vec![Op::put("a", "1")],
@@ -167,7 +158,7 @@ fn hung_server() {
         let mut broken = watch(&*store, "a", at.next()).await;
         let granted = store.grant_lease(Duration::from_secs(60)).await;
         let lease = granted.expect("a lease").id;
-        signal(&server, "-STOP");
+        server.signal("STOP");
         let write = store.txn(write()).await;
         check_refused("a write", "OutcomeUnknown", write);
         check_refused("a read", "Unavailable", store.get("a").await);
@@ -201,7 +192,7 @@ fn hung_server() {
         refused("a defragmentation", store.reclaim_space().await);
         let sizes = store.sizes().await.expect("none is an answer");
         assert!(sizes.is_empty(), "{sizes:?}");
-        signal(&server, "-CONT");
+        server.signal("CONT");
         wait_until_answering(&*store).await;
         get(&*store, "a").await;
     });

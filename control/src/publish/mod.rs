@@ -27,7 +27,7 @@ mod organisations;
 mod recognising;
 pub(crate) mod recovery;
 mod regression;
-mod retiring;
+pub(crate) mod retiring;
 mod retiring_value;
 mod revoking;
 mod room;

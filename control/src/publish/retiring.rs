@@ -8,6 +8,7 @@
 //! finishes it: the publisher itself, the next one, or the janitor, after a crash.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
@@ -18,7 +19,7 @@ use proto::store::{Compare, KeyValue, Op, StoreError, Txn, TxnOutcome};
 use proto::tree::{ApplyError, Draft, Retirement};
 
 use super::retiring_value::{self, Group};
-use super::writes::Writes;
+use super::writes::{Writes, json};
 use super::{PublishError, Publisher};
 
 /// Facts that go into the head's transaction itself.
@@ -38,7 +39,7 @@ pub(super) fn leave<'r>(
     now: jiff::Timestamp,
     writes: &mut Writes,
 ) -> Result<(), ApplyError> {
-    let value = value(retirements, now)?;
+    let value = value(retirements.map(|(id, one)| (id, one.raise(None, now))))?;
     writes.with_head.push(Op::put(keys::retiring(org), value));
     Ok(())
 }
@@ -50,24 +51,32 @@ pub(super) fn leave<'r>(
 pub(super) fn check(draft: &Draft, now: jiff::Timestamp) -> Result<(), ApplyError> {
     let retirements = &draft.retirements;
     match retirements.len() > WITH_HEAD_MAX {
-        true => value(retirements.iter().map(|(id, one)| (*id, one)), now).map(drop),
+        true => {
+            let facts = retirements.iter();
+            value(facts.map(|(id, one)| (*id, one.raise(None, now)))).map(drop)
+        }
         false => Ok(()),
     }
 }
 
-fn value<'r>(
-    retirements: impl Iterator<Item = (CredentialId, &'r Retirement)>,
-    now: jiff::Timestamp,
+/// The facts as they are left.
+///
+/// # Errors
+/// As for [`leave`].
+pub(crate) fn value(
+    facts: impl Iterator<Item = (CredentialId, Retired)>,
 ) -> Result<Vec<u8>, ApplyError> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (credential, retirement) in retirements {
-        let fact = retirement.raise(None, now);
-        match groups.iter_mut().find(|group| group.fact == fact) {
-            Some(group) => group.credentials.push(credential),
-            None => groups.push(Group::of(fact, credential)),
+    // Of a rotation all are one; of many versions at once each may be another.
+    let mut groups: BTreeMap<Vec<u8>, Group> = BTreeMap::new();
+    for (credential, fact) in facts {
+        match groups.entry(json(&fact).to_vec()) {
+            Entry::Occupied(mut group) => group.get_mut().credentials.push(credential),
+            Entry::Vacant(group) => {
+                group.insert(Group::of(fact, credential));
+            }
         }
     }
-    retiring_value::encode(groups)
+    retiring_value::encode(groups.into_values().collect())
 }
 
 impl Publisher {

@@ -100,6 +100,8 @@ impl Follower {
         at: usize,
     ) -> Result<std::convert::Infallible, Broken> {
         let connection = self.0.connect(peer, at).await?;
+        // What this process, or one before it, has stored and not ended.
+        self.0.publisher.finish_all_retiring().await?;
         info!(
             region = peer.name,
             "what region {} is home to is taken from it", peer.name

@@ -6,22 +6,23 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
-use proto::id::CredentialId;
+use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::object::ObjectId;
 use proto::retired::Retired;
 use proto::seal::is_region_name;
-use proto::store::{Op, Store, Txn, TxnOutcome, facts, load};
+use proto::store::{Compare, Op, Store, Txn, TxnOutcome, facts, load};
 use proto::tree::{OrgConfig, VersionRecord};
 use proto::version::Generation;
 use proto::wire::replication::{Answer, Ask, SEALED_MAX, Versions};
 
 use super::apply::{ApplyError, Local, Plan};
 use super::connection::Connection;
-use super::{SealName, sealed_names};
+use super::{Replication, SealName, sealed_names};
+use crate::publish::{PublishError, retiring};
 use crate::regions::Regions;
 
-/// Facts that go into the head's transaction; more of them go right before it.
+/// Facts that go into the head's transaction itself.
 const FACTS_WITH_HEAD: usize = 30;
 
 /// The secrets that both versions name and that the new one leaves out of a region.
@@ -121,22 +122,36 @@ impl Local {
         Ok(Op::put(key, value.to_vec()))
     }
 
-    /// Raises the facts of retired secrets to those of home; nothing lowers them.
+    /// Raises the facts of retired secrets to those of home; nothing lowers them. Those of versions
+    /// rise with the head: before it, nodes would refuse a secret whose successor they lack. Where
+    /// they are too many, one value names them all in the head's transaction, and they rise right
+    /// after it ([`Replication::retire`]).
     pub(super) async fn add_facts(
         &self,
         store: &dyn Store,
         versions: &Versions,
         plan: &mut Plan,
     ) -> Result<(), ApplyError> {
-        let mut raising = self.raising(store, versions, |_, _| true).await?;
-        if raising.len() <= 1 {
-            for mut txn in raising {
-                plan.writes.compares.append(&mut txn.compares);
-                plan.writes.with_head.append(&mut txn.ops);
+        let raising = self.raising(store, versions, |_, _| true).await?;
+        if raising.len() <= FACTS_WITH_HEAD {
+            for raise in raising {
+                plan.writes.compares.push(raise.compare);
+                plan.writes.with_head.push(raise.put);
             }
-        } else {
-            plan.facts.append(&mut raising);
+            return Ok(());
         }
+        if !versions.versions.is_empty() {
+            let facts = raising.iter();
+            let facts = facts.map(|raise| (raise.credential, raise.fact.clone()));
+            // More than one value holds end as long as the version is not here, as if revoked.
+            if let Ok(left) = retiring::value(facts) {
+                let key = keys::retiring(self.org);
+                plan.writes.compares.push(Compare::Absent(key.clone()));
+                plan.writes.with_head.push(Op::put(key, left));
+                return Ok(());
+            }
+        }
+        plan.facts.extend(in_parts(raising));
         Ok(())
     }
 
@@ -170,7 +185,7 @@ impl Local {
             })
         };
         let facts = self.raising(store, versions, alone).await?;
-        self.commit_each(store, facts).await
+        self.commit_each(store, in_parts(facts)).await
     }
 
     /// Commits transactions, each while what it compares holds.
@@ -187,18 +202,17 @@ impl Local {
         Ok(())
     }
 
-    /// What raises those facts that are lower here, in transactions of at most
-    /// [`FACTS_WITH_HEAD`].
+    /// What raises those facts that are lower here.
     async fn raising(
         &self,
         store: &dyn Store,
         versions: &Versions,
         wanted: impl Fn(CredentialId, &Retired) -> bool,
-    ) -> Result<Vec<Txn>, ApplyError> {
+    ) -> Result<Vec<Raise>, ApplyError> {
         let unreadable = |error: &dyn Display| self.refused(format!("a fact: {error}"));
-        let mut txns: Vec<Txn> = Vec::new();
+        let mut raises = Vec::new();
         let mut listed = None;
-        if versions.retired.len() > FACTS_WITH_HEAD {
+        if are_many(versions) {
             let here = listed.insert(HashMap::new());
             load::list(store, &keys::retired_of(self.org), None, |pair| {
                 here.insert(pair.key.clone(), pair);
@@ -215,21 +229,56 @@ impl Local {
                 Some(here) => here.remove(&key),
                 None => store.get(&key).await?.value,
             };
-            let raised = facts::raising(&key, known.as_ref(), |here| told.joined(here));
-            let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? else {
-                continue;
-            };
-            if txns
-                .last()
-                .is_none_or(|txn| txn.ops.len() >= FACTS_WITH_HEAD)
-            {
-                txns.push(Txn::default());
-            }
-            if let Some(txn) = txns.last_mut() {
-                txn.compares.push(compare);
-                txn.ops.push(put);
+            let join = |here| told.clone().joined(here);
+            let raised = facts::raising(&key, known.as_ref(), join);
+            if let Some((compare, put)) = raised.map_err(|error| unreadable(&error))? {
+                raises.push(Raise {
+                    credential: *credential,
+                    fact: told,
+                    compare,
+                    put,
+                });
             }
         }
-        Ok(txns)
+        Ok(raises)
+    }
+}
+
+/// What raises one fact.
+struct Raise {
+    credential: CredentialId,
+    fact: Retired,
+    compare: Compare,
+    put: Op,
+}
+
+/// Whether an answer may raise more facts than go into the head's transaction.
+pub(super) fn are_many(versions: &Versions) -> bool {
+    versions.retired.len() > FACTS_WITH_HEAD
+}
+
+/// The same in transactions of at most [`FACTS_WITH_HEAD`].
+fn in_parts(mut raises: Vec<Raise>) -> Vec<Txn> {
+    let mut txns = Vec::new();
+    while !raises.is_empty() {
+        let part = raises.drain(..raises.len().min(FACTS_WITH_HEAD));
+        let (compares, ops) = part.map(|raise| (raise.compare, raise.put)).unzip();
+        txns.push(Txn {
+            compares,
+            ops,
+            or_read: Vec::new(),
+        });
+    }
+    txns
+}
+
+impl Replication {
+    /// Raises what an earlier version, or one that was just stored, has left to be raised.
+    pub(super) async fn retire(&self, org: OrgId) -> Result<(), ApplyError> {
+        let done = self.publisher.finish_retiring(org).await;
+        done.map_err(|error| match error {
+            PublishError::Store(error) => error.into(),
+            error => ApplyError::Local(error.to_string()),
+        })
     }
 }

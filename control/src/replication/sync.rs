@@ -10,6 +10,7 @@ use proto::wire::replication::{Answer, Position};
 use super::apply::{ApplyError, Guard, Local, Stored};
 use super::aside::Parting;
 use super::connection::Connection;
+use super::secrets::are_many;
 use super::verify::{self, Given};
 use super::{Broken, Replication};
 
@@ -46,11 +47,17 @@ impl Replication {
                 Answered::Unknown => return Ok(None),
                 Answered::NotHere => return Err(not_there(org, &peer).into()),
             };
-            let more = given.versions.more;
+            let (more, retires) = (given.versions.more, are_many(&given.versions));
+            if retires {
+                self.retire(org).await?;
+            }
             let lease = self.remembering(&given).await?;
             let regions = (connection, &*self.regions);
             let stored = local.store((store, lease), regions, (guard, line), given);
             let stored = self.unless_forgotten(stored.await).await?;
+            if retires {
+                self.retire(org).await?;
+            }
             status.agrees(org);
             status.follow(&peer, |of| {
                 of.applied += stored.count;

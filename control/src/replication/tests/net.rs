@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::credential::{Credential, SecretInput};
@@ -15,7 +16,7 @@ use proto::org::Role;
 use proto::policy::Policy;
 use proto::seal::Keyring;
 use proto::signature::{Signer, SigningRing, VerifyingKey};
-use proto::store::embedded::Embedded;
+use proto::store::embedded::{Embedded, EmbeddedOptions};
 use proto::store::follow::Follower as WorldFollower;
 use proto::store::follow::World;
 use proto::store::load;
@@ -35,8 +36,11 @@ use super::super::taking::Taking;
 use super::super::{Broken, Dialer, Replication};
 use crate::archive::Archive;
 use crate::publish::PublisherOptions;
-use crate::publish::{Author, DEADLINE, Idempotency, Publish, PublishError, Published, Publisher};
+use crate::publish::{Author, Idempotency, Publish, PublishError, Published, Publisher};
 use crate::regions::{Homes, Peer, Regions};
+
+/// How long a store, or a publish, may take where no test is about that.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What regions are sent by others, byte for byte, from when a test listens.
 #[derive(Clone, Default)]
@@ -115,6 +119,8 @@ pub struct Net {
     /// Bytes that may still be read on each open way.
     open: Mutex<Vec<(String, String, Arc<AtomicUsize>)>>,
     heard: Heard,
+    /// The organisation that home has made at its first start.
+    org: OnceLock<OrgId>,
 }
 
 impl Net {
@@ -282,6 +288,14 @@ pub async fn installation_by_region(names: &[&str]) -> (Arc<Net>, Vec<Region>) {
     installation_with(names, signing, policy).await
 }
 
+/// A store that may be slow: a machine on which many tests run is.
+fn unhurried() -> EmbeddedOptions {
+    EmbeddedOptions {
+        timeout: PATIENCE,
+        ..EmbeddedOptions::default()
+    }
+}
+
 async fn installation_with(
     names: &[&str],
     signing: Signing,
@@ -300,7 +314,7 @@ async fn installation_with(
         .iter()
         .map(|ring| {
             let dir = tempfile::tempdir().unwrap();
-            let store = Embedded::open(&dir.path().join("store")).unwrap();
+            let store = Embedded::open_with(&dir.path().join("store"), &unhurried()).unwrap();
             region(
                 (&net, ring, &rings),
                 (&signing, &policy),
@@ -309,12 +323,13 @@ async fn installation_with(
             )
         })
         .collect();
-    let until = tokio::time::Instant::now() + DEADLINE;
+    let until = tokio::time::Instant::now() + PATIENCE;
     assert!(regions[0].publisher.bootstrap(until).await.unwrap());
     regions[0].seen(SYSTEM_ORG).await;
     let mut worlds = regions[0].worlds.clone();
     let named = worlds.wait_for(|world| world.slugs.contains_key("default"));
-    drop(named.await.unwrap());
+    let org = named.await.unwrap().slugs["default"];
+    net.org.set(org).unwrap();
     (net, regions)
 }
 
@@ -473,7 +488,7 @@ impl Region {
                 role: Role::Owner,
                 source: None,
             },
-            deadline: tokio::time::Instant::now() + DEADLINE,
+            deadline: tokio::time::Instant::now() + PATIENCE,
             idempotency,
         };
         self.publisher.publish(publish).await
@@ -515,9 +530,9 @@ impl Region {
         found.map(|(head, _)| head)
     }
 
+    /// The organisation `default`, whether this region has seen it yet or not.
     pub fn org(&self) -> OrgId {
-        let world = self.worlds.borrow().clone();
-        world.slugs["default"]
+        *self.net.org.get().unwrap()
     }
 
     pub fn name(&self) -> &str {
