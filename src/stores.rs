@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::certificate_files;
 use crate::cli::Output;
 use crate::data_folder::DataFolder;
-use crate::handover::STORE_WAIT_MAX;
+use crate::handover::{STORE_WAIT_MAX, TELL_EVERY};
 use crate::own_secrets;
 use crate::say;
 use crate::serve::{self, CannotStart};
@@ -256,8 +256,6 @@ pub fn cannot_take_over(error: StoreError) -> anyhow::Error {
     }
 }
 
-/// How often it is told that the store is waited for.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts to reach the store at a start.
 const REACH_EVERY: Duration = Duration::from_millis(250);
 

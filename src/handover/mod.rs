@@ -47,6 +47,8 @@ const START_MAX: Duration = Duration::from_secs(600);
 /// How long a successor waits for the store while the old process serves: less than that one waits
 /// for it.
 pub const STORE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How often it is told what a start waits for: the store, or the end of the old process.
+pub const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What hands over: only its like can take its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

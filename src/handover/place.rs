@@ -7,11 +7,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 
-use super::{Predecessor, Role};
+use super::{Predecessor, Role, TELL_EVERY};
 use crate::data_folder::{Claim, DataFolder};
 
-/// How often it is told that the old process is waited for.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Longest wait for the end of the old process, which has bounds of its own: `gateway.drain_ms`
 /// above all.
 const END_MAX: Duration = Duration::from_secs(600);

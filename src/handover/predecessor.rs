@@ -114,16 +114,23 @@ impl Predecessor {
 
     /// Says that this process serves; the old one drains and ends.
     pub fn replaced(mut self) {
-        if let Err(error) = self.say() {
-            warn!("the old process did not hear that this one serves: {error}; stop it by hand");
+        match self.say() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                info!("the old process had ended before this one served");
+            }
+            Err(error) => {
+                warn!("the old process did not hear that this one serves: {error}; stop it by hand")
+            }
         }
     }
 
     /// Asks the old process to end. It ends with an error if the line that is given ends before.
     pub fn leave(mut self) -> UnixStream {
         // One that cannot be told ends by itself.
-        let _ = self.say();
-        info!("the old process ends what it has in hand, callers wait meanwhile");
+        if self.say().is_ok() {
+            info!("the old process ends what it has in hand, callers wait meanwhile");
+        }
         self.line
     }
 

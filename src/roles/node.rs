@@ -301,7 +301,7 @@ async fn begin(
             None => warn!("the old process is gone or ends before the store was read"),
         }
         // It has kept more since.
-        has_copy |= begin_with_copy(settings, kept, follower).await?;
+        has_copy = begin_with_copy(settings, kept, follower).await?;
     }
     let wait = match has_copy {
         true => configuration::STORE_GRACE,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::id::OrgId;
+use proto::keys;
 use proto::store::load;
 use serde_json::json;
 
@@ -21,7 +22,7 @@ use crate::raw_store::RawStore;
 use crate::regions::Two;
 
 /// Looks at what is written in eu, between which nothing was, before a version is taken to be done.
-const QUIET: usize = 10;
+const QUIET: usize = 100;
 
 /// More writes than a version takes.
 const ENDLESS: u64 = 1_000_000;
@@ -110,7 +111,8 @@ impl Scene {
             quiet = if left == before { quiet + 1 } else { 0 };
             before = left;
             let is_equal = || part(&self.two.us.dump(), &LIVE) == part(&self.two.eu.dump(), &LIVE);
-            (quiet >= QUIET && is_equal()).then_some(false)
+            let is_over = || is_equal() && self.raw.find(&keys::retiring(self.org)).is_none();
+            (quiet >= QUIET && is_over()).then_some(false)
         })
     }
 
@@ -177,12 +179,12 @@ impl Scene {
         } else {
             self.publish - 1
         };
-        let sealed = self.raw.list(&proto::keys::secrets(org));
+        let sealed = self.raw.list(&keys::secrets(org));
         for (id, stored) in config.objects.credentials() {
             let Some(seal_id) = stored.seal_id() else {
                 continue;
             };
-            let key = proto::keys::secret(org, id, seal_id, "eu");
+            let key = keys::secret(org, id, seal_id, "eu");
             let is_there = sealed.iter().any(|(known, _)| *known == key);
             assert!(is_there, "{step}: no {key}");
         }
@@ -224,7 +226,8 @@ fn a_follower_killed_at_any_write_has_each_version_whole_and_once() {
             let killed = (1..=writes).filter(|nth| scene.killed_at(*nth, moment));
             let killed = killed.count() as u64;
             eprintln!("{replaced} secrets: killed {moment:?} {killed} of {writes} writes");
-            assert!(killed >= least, "{killed} of {writes} writes");
+            // Of what comes last the one or the other may come with the version after it.
+            assert!(killed + 1 >= writes, "{killed} of {writes} writes");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use crate::cluster::{Cluster, process, refused, wait_status};
-use crate::harness::etcd::{EtcdServer, ServerTls, etcdctl};
+use crate::harness::etcd::{EtcdServer, ServerTls, ask_for_password};
 use crate::harness::gateway::{Gateway, Start};
 use crate::harness::upstream::Upstream;
 use crate::tls::{authority, certificate, write};
@@ -87,17 +87,6 @@ fn check_all(cluster: &Cluster, rows: &[Row]) -> Vec<String> {
             .map(|check| check.join().expect("a check"));
         ended.collect()
     })
-}
-
-/// From now on an etcd wants to know who asks.
-pub fn ask_for_password(etcd: &EtcdServer) {
-    for arguments in [
-        &["user", "add", "root:right"][..],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        etcdctl(etcd, arguments);
-    }
 }
 
 fn endpoints(of: &str) -> String {

@@ -5,11 +5,10 @@
 use serde_json::json;
 
 use crate::cluster::{Cluster, wait_known, wait_status};
-use crate::harness::etcd::{EtcdServer, etcdctl};
+use crate::harness::etcd::{EtcdServer, ask_for_password, etcdctl};
 use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
-use crate::store_refused::ask_for_password;
 
 /// What etcd says of a token that it forgets.
 const FORGOTTEN: &str = "deleted a simple token";
@@ -103,7 +102,7 @@ fn with_user(cluster: &Cluster, start: Start) -> Start {
 
 #[test]
 fn tokens_of_etcd_end_by_themselves_and_with_a_restart_and_no_call_fails() {
-    let mut guarded = Guarded::new(&["--auth-token-ttl", "1"]);
+    let mut guarded = Guarded::new(&["--auth-token-ttl", "1", "--log-level", "debug"]);
     guarded.goes_on();
     for _ in 0..3 {
         let forgotten = |etcd: &EtcdServer| etcd.log().matches(FORGOTTEN).count();

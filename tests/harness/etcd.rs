@@ -302,6 +302,13 @@ pub fn etcdctl(server: &EtcdServer, args: &[&str]) {
     assert!(output.status.success(), "etcdctl {args:?}: {text}");
 }
 
+/// From now on the server wants to know who asks: `root`, whose password is `right`.
+pub fn ask_for_password(server: &EtcdServer) {
+    etcdctl(server, &["user", "add", "root:right"]);
+    etcdctl(server, &["user", "grant-role", "root", "root"]);
+    etcdctl(server, &["auth", "enable"]);
+}
+
 /// The path of a file written into a directory.
 pub fn write_file(dir: &Path, name: &str, content: &str) -> PathBuf {
     let path = dir.join(name);

@@ -2,7 +2,6 @@
 //! and wrong endpoints, users and certificates.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use proto::store::etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser};
 use proto::store::{Op, Range, Store, StoreError, Txn};
 use tempfile::TempDir;
 
-use crate::etcd_server::{EtcdServer, ServerTls, etcdctl, write_file};
+use crate::etcd_server::{EtcdServer, ServerTls, ask_for_password, etcdctl, write_file};
 use crate::runner::{Case, Trial, block_on};
 use crate::steps::{apply, check_refused, end, expect, get, next, put, revision, watch};
 use crate::{address, applied};
@@ -231,13 +230,6 @@ fn wrong_address() {
     check_refused("an address that is no URL", "Unusable", refused);
     let refused = Etcd::open(EtcdOptions::new([""; 0])).map(|_| ());
     check_refused("no address", "Unusable", refused);
-}
-
-/// From now on the server wants to know who asks.
-fn ask_for_password(server: &EtcdServer) {
-    etcdctl(server, &["user", "add", "root:right"]);
-    etcdctl(server, &["user", "grant-role", "root", "root"]);
-    etcdctl(server, &["auth", "enable"]);
 }
 
 fn open_as(server: &EtcdServer, password: Option<&str>) -> Arc<Etcd> {

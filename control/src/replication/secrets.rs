@@ -19,7 +19,7 @@ use proto::wire::replication::{Answer, Ask, SEALED_MAX, Versions};
 use super::apply::{ApplyError, Local, Plan};
 use super::connection::Connection;
 use super::{Replication, SealName, sealed_names};
-use crate::publish::{PublishError, retiring};
+use crate::publish::retiring;
 use crate::regions::Regions;
 
 /// Facts that go into the head's transaction itself.
@@ -275,10 +275,6 @@ fn in_parts(mut raises: Vec<Raise>) -> Vec<Txn> {
 impl Replication {
     /// Raises what an earlier version, or one that was just stored, has left to be raised.
     pub(super) async fn retire(&self, org: OrgId) -> Result<(), ApplyError> {
-        let done = self.publisher.finish_retiring(org).await;
-        done.map_err(|error| match error {
-            PublishError::Store(error) => error.into(),
-            error => ApplyError::Local(error.to_string()),
-        })
+        Ok(self.publisher.finish_retiring(org).await?)
     }
 }

@@ -16,7 +16,7 @@ const WAIT_MAX_NS: u64 = 600_000_000_000;
 
 /// How many tokens a window of these limits has.
 pub(super) fn per_window(limits: &[Limit]) -> u64 {
-    let each = limits.iter().map(Limit::capacity);
+    let each = limits.iter().map(Limit::limit);
     each.min().unwrap_or(u64::MAX)
 }
 
@@ -24,7 +24,7 @@ pub(super) fn per_window(limits: &[Limit]) -> u64 {
 pub(super) fn last(limits: &[Limit]) -> u64 {
     let each = limits.iter().map(|limit| {
         let windows = WAIT_MAX_NS / limit.window().width_ns().max(1);
-        limit.capacity().saturating_mul(windows.max(2))
+        limit.limit().saturating_mul(windows.max(2))
     });
     each.min().unwrap_or(u64::MAX)
 }
@@ -67,6 +67,14 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bucket_gives_more_in_a_window_than_it_holds() {
+        use proto::meter::{Algorithm, Window};
+        let bucket = Limit::with_algorithm(3_600, Window::Hour, Algorithm::TokenBucket);
+        let bucket = bucket.and_then(|limit| limit.with_burst(10)).unwrap();
+        assert_eq!((per_window(&[bucket]), last(&[bucket])), (3_600, 7_200));
+    }
 
     #[test]
     fn who_was_told_before_is_counted_until_its_token_has_come() {

@@ -62,6 +62,7 @@ impl Counting {
             connection.prepare("SELECT block FROM heads WHERE block > ?1 ORDER BY block")?;
         // Read to its end first: tallies are written in between.
         let blocks = statement.query_map([block], |row| row.get(0))?;
+        let mut writes = true;
         for block in blocks.collect::<Result<Vec<i64>, _>>()? {
             counting.block = block;
             let Some(Ok(frame)) = reader.frame(block)? else {
@@ -75,7 +76,8 @@ impl Counting {
             let mut groups = Groups::default();
             records.for_each(|record| groups.add(&Counted::from(&record)));
             counting.pending.add(org, &groups);
-            counting.write_if_due(connection);
+            // What failed once at a start would fail for every block.
+            writes = writes && counting.write_if_due(connection);
         }
         Ok(counting)
     }
@@ -96,13 +98,15 @@ impl Counting {
     }
 
     /// Writes what is counted where that is enough. What cannot be written stays in memory until it
-    /// can: the records that it tells of are kept.
-    pub(super) fn write_if_due(&mut self, connection: &Connection) {
+    /// can: the records that it tells of are kept. Whether nothing failed.
+    pub(super) fn write_if_due(&mut self, connection: &Connection) -> bool {
         if self.pending.records() >= WRITE_RECORDS
             && let Err(error) = self.write(connection)
         {
             tracing::warn!(%error, "tallies of records could not be written: {error}");
+            return false;
         }
+        true
     }
 
     /// Writes what is counted.

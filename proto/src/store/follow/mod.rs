@@ -123,9 +123,10 @@ impl Follower {
         let mut failures = 0u32;
         while let Err(error) = self.list_current().await {
             let next = Instant::now() + backoff(failures);
-            if next >= deadline {
+            if matches!(error, StoreError::Unusable(_)) || next >= deadline {
                 return Err(error);
             }
+            tracing::warn!("the store could not be read and is asked again: {error}");
             tokio::time::sleep_until(next).await;
             failures = failures.saturating_add(1);
         }
