@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Author, PublishError, Publisher, retiring};
+use crate::audit;
 
 /// Publishes of all organisations that are judged at one time.
 const PUBLISHES_MAX: usize = 4;
@@ -59,9 +60,16 @@ impl Publisher {
         asked: Asked<'_>,
         by: (&Author, Instant),
     ) -> Result<Draft, PublishError> {
+        let parent = Arc::clone(asked.0);
         let (draft, now) = self.judged_at(&self.judging.drafts, asked, by).await?;
         retiring::check(&draft, now)?;
-        Ok(draft)
+        // What is not here whole cannot be packed, and is not published either.
+        if draft.changed.is_empty() || !parent.withheld_regions().is_empty() {
+            return Ok(draft);
+        }
+        let salt = audit::salt(&*self.store, parent.org, self.region()).await?;
+        let packing = move || draft.check_size(&parent, salt).map(|()| draft);
+        Ok(unblocked(packing).await??)
     }
 
     async fn judged_at(
@@ -76,20 +84,27 @@ impl Publisher {
         };
         let (parent, policy) = (Arc::clone(parent), Arc::clone(&self.policy));
         let (now, role) = ((self.clock)(), author.role);
-        let judging = tokio::task::spawn_blocking(move || {
+        let draft = unblocked(move || {
             // Kept until it is done, also where nobody waits for it any more.
             let _place = place;
             let policy = &*policy;
             apply(&parent, &operations, &Context { now, policy, role })
         });
-        match judging.await {
-            Ok(draft) => Ok((draft?, now)),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The process ends.
-                Err(_) => Err(PublishError::Contended),
-            },
-        }
+        Ok((draft.await??, now))
+    }
+}
+
+/// What takes long, on a thread that may block.
+async fn unblocked<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PublishError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(_) => Err(PublishError::Contended),
+        },
     }
 }
 

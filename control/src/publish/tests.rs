@@ -151,11 +151,16 @@ async fn world() -> World {
 
 /// Another control on the same store.
 fn another(store: &Arc<Faulty>, ring: &Keyring) -> Arc<Publisher> {
+    allowing(store, ring, Policy::default())
+}
+
+/// The same, with what its operator allows.
+fn allowing(store: &Arc<Faulty>, ring: &Keyring, policy: Policy) -> Arc<Publisher> {
     Arc::new(Publisher::new(PublisherOptions {
         store: store.clone(),
         public: ring.public().unwrap(),
         digest_key: ring.digest_key.clone(),
-        policy: Policy::default(),
+        policy,
         epoch: Epoch {
             counter: 1,
             region: "eu".into(),
@@ -1075,6 +1080,55 @@ async fn nothing_is_built_on_a_store_that_went_back_or_was_tampered_with() {
             .await
             .is_ok()
     );
+}
+
+/// A version that cannot be packed is refused by its dry run as well, in the same words.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_to_be_published_is_too_large_for_a_dry_run() {
+    let world = world().await;
+    let mut policy = Policy::default();
+    policy.content_by_region = true;
+    let publisher = allowing(&world.store, &world.ring, policy);
+    let caller = create_credential(&publisher, 1_001, "proxy", "a-secret-of-24-characters-1");
+    publisher
+        .publish(request(world.org, vec![create_target(1_000), caller]))
+        .await
+        .unwrap();
+    // Each region has a set of its own, and the head names every set.
+    let pinned = |bits: u128| {
+        let fields = json!({
+            "name": format!("p{bits}"), "target_id": TargetId::from_bits(1_000),
+            "regions": [format!("region-{bits}")],
+            "proxy_credential_ids": [CredentialId::from_bits(1_001)],
+        });
+        Operation::Create {
+            id: ObjectId::Proxy(ProxyId::from_bits(bits)),
+            body: Body::Proxy(serde_json::from_value(fields).unwrap()),
+            secret: None,
+        }
+    };
+    let dry = async |count: u128| {
+        let of = request(world.org, Vec::new());
+        let of = Request {
+            org: of.org,
+            author: of.author,
+            deadline: of.deadline,
+            idempotency: None,
+        };
+        let operations: Vec<Operation> = (1..=count).map(pinned).collect();
+        let made = |_: &Arc<OrgConfig>| Ok::<_, PublishError>(operations);
+        publisher.draft(&of, made).await.map(|(_, draft)| draft)
+    };
+    let publish = async |count: u128| {
+        let operations = (1..=count).map(pinned).collect();
+        publisher.publish(request(world.org, operations)).await
+    };
+    let would = dry(200).await.unwrap_err().to_string();
+    let refused = publish(200).await.unwrap_err().to_string();
+    assert_eq!(would, refused);
+    assert!(would.contains("too large"), "{would}");
+    assert_eq!(dry(3).await.unwrap().changed.len(), 3);
+    assert_eq!(publish(3).await.unwrap().changed.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

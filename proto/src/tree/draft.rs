@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::pack::{Leaf, TreeError, line};
-use super::sets;
+use super::sets::{self, Sets};
 use super::{HEAD_BYTES_MAX, Hash, Head, Objects, OrgConfig};
 use crate::id::CredentialId;
 use crate::object::{Object, ObjectId, StoredCredential};
@@ -113,6 +113,36 @@ impl Draft {
     /// # Errors
     /// The configuration exceeds a bound.
     pub fn commit(self, parent: &OrgConfig, gc: u64, salt: String) -> Result<Packed, TreeError> {
+        let (head, sets, leaves) = self.cut(parent, gc, salt)?;
+        let delta = delta(&head, &self.objects, &self.changed);
+        let config = OrgConfig {
+            org: parent.org,
+            head,
+            objects: self.objects,
+            sets,
+        };
+        Ok(Packed {
+            config,
+            leaves,
+            delta,
+        })
+    }
+
+    /// Whether [`Draft::commit`] would take it.
+    ///
+    /// # Errors
+    /// The configuration exceeds a bound.
+    pub fn check_size(&self, parent: &OrgConfig, salt: String) -> Result<(), TreeError> {
+        self.cut(parent, u64::MAX, salt).map(drop)
+    }
+
+    /// The head of the version that follows `parent`, its sets, and the leaves that are new.
+    fn cut(
+        &self,
+        parent: &OrgConfig,
+        gc: u64,
+        salt: String,
+    ) -> Result<(Head, Sets, Vec<Leaf>), TreeError> {
         let withheld = parent.withheld_regions();
         if !withheld.is_empty() {
             return Err(TreeError::Withheld(withheld));
@@ -132,18 +162,7 @@ impl Draft {
         if head.to_json().len() > HEAD_BYTES_MAX {
             return Err(TreeError::TooLarge("the head is too large".into()));
         }
-        let delta = delta(&head, &self.objects, &self.changed);
-        let config = OrgConfig {
-            org: parent.org,
-            head,
-            objects: self.objects,
-            sets,
-        };
-        Ok(Packed {
-            config,
-            leaves,
-            delta,
-        })
+        Ok((head, sets, leaves))
     }
 }
 
