@@ -2,25 +2,25 @@
 //!
 //! Only this file names actix's actor types (its maintainer calls the crate passively maintained).
 //! Each worker thread has its own chain of stage actors and a request never leaves its thread.
-//! A stage decides, then the shell hands the exchange on: hand on, never ask. What travels between
-//! mailboxes is the index of the exchange in a per-thread slab, because the exchange itself is not
-//! `Send`. Mailboxes are bounded and only ever filled by `try_send`: full means `overloaded`.
+//! A stage decides, then the shell hands the exchange on: hand on, never ask. Mailboxes are of one
+//! thread (`mailbox.rs`), bounded, and only ever filled by `try_send`: full means `overloaded`.
 //!
 //! The actors of a chain are not tasks of the runtime: whoever has put a message into one of their
 //! mailboxes runs the chain until no mailbox holds one (`runner.rs`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, AsyncContext, Context, StreamHandler};
 use futures_util::FutureExt;
 use proto::outcome::{Code, EarlyEnd};
 use tracing::error;
 
 use crate::flow::Exchange;
+use crate::mailbox::{self, Refused};
 use crate::metrics::Metrics;
 use crate::reply::ReplySender;
 use crate::runner::Runner;
@@ -62,61 +62,15 @@ pub type Task = Box<dyn FnOnce(Box<Exchange>) -> Waiting>;
 /// The future of a [`Task`]: gives the exchange back, and the early end if there is one.
 pub type Waiting = Pin<Box<dyn Future<Output = (Box<Exchange>, Option<Box<EarlyEnd>>)>>>;
 
-/// The only message of the pipeline: an exchange's place in this thread's slab.
-struct Handoff(usize);
+/// How a stage is reached: the only message of the pipeline is the exchange.
+type Address = mailbox::Address<Box<Exchange>>;
 
-impl Message for Handoff {
-    type Result = ();
-}
-
-thread_local! {
-    /// Exchanges between two stages of this worker.
-    static SLAB: RefCell<Slab> = const { RefCell::new(Slab::new()) };
-}
-
-struct Slab {
-    slots: Vec<Option<Box<Exchange>>>,
-    free: Vec<usize>,
-}
-
-impl Slab {
-    const fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-}
-
-fn park(exchange: Box<Exchange>) -> Handoff {
-    SLAB.with_borrow_mut(|slab| match slab.free.pop() {
-        Some(at) => {
-            slab.slots[at] = Some(exchange);
-            Handoff(at)
-        }
-        None => {
-            slab.slots.push(Some(exchange));
-            Handoff(slab.slots.len() - 1)
-        }
-    })
-}
-
-fn unpark(handoff: &Handoff) -> Option<Box<Exchange>> {
-    SLAB.with_borrow_mut(|slab| {
-        let exchange = slab.slots.get_mut(handoff.0)?.take();
-        if exchange.is_some() {
-            slab.free.push(handoff.0);
-        }
-        exchange
-    })
-}
-
-/// Where a stage sends exchanges. Shared: to copy a recipient takes three allocations.
+/// Where a stage sends exchanges.
 struct Exits {
     /// The next stage; none behind the last one.
-    next: Option<Recipient<Handoff>>,
+    next: Option<Address>,
     /// The first stage that an early end still passes; none for that stage and later ones.
-    end: Option<Recipient<Handoff>>,
+    end: Option<Address>,
     metrics: Metrics,
     /// Set when a mailbox was found closed: the worker then builds a new chain.
     broken: Rc<Cell<bool>>,
@@ -133,13 +87,8 @@ impl<S: Stage> Actor for StageActor<S> {
     type Context = Context<Self>;
 }
 
-impl<S: Stage> Handler<Handoff> for StageActor<S> {
-    type Result = ();
-
-    fn handle(&mut self, handoff: Handoff, _: &mut Self::Context) {
-        let Some(mut exchange) = unpark(&handoff) else {
-            return;
-        };
+impl<S: Stage> StreamHandler<Box<Exchange>> for StageActor<S> {
+    fn handle(&mut self, mut exchange: Box<Exchange>, _: &mut Self::Context) {
         let decide = || {
             assert!(
                 exchange.fault != Some(S::KIND),
@@ -230,23 +179,23 @@ impl Exits {
     /// Hands on; gives the exchange back with the reason when the mailbox is full or closed.
     fn send(
         &self,
-        to: &Recipient<Handoff>,
+        to: &Address,
         exchange: Box<Exchange>,
         from: StageKind,
     ) -> Option<(Box<Exchange>, Box<EarlyEnd>)> {
-        let error = to.try_send(park(exchange)).err()?;
-        let (handoff, end) = match error {
-            actix::dev::SendError::Full(handoff) => {
+        let (exchange, why) = to.try_send(exchange).err()?;
+        let end = match why {
+            Refused::Full => {
                 self.metrics.mailbox_full(from);
-                (handoff, overloaded())
+                overloaded()
             }
-            actix::dev::SendError::Closed(handoff) => {
+            Refused::Closed => {
                 self.broken.set(true);
                 let detail = "a part of the gateway is being restarted; try again";
-                (handoff, EarlyEnd::new(Code::Overloaded, detail))
+                EarlyEnd::new(Code::Overloaded, detail)
             }
         };
-        unpark(&handoff).map(|exchange| (exchange, Box::new(end)))
+        Some((exchange, Box::new(end)))
     }
 }
 
@@ -317,9 +266,9 @@ impl ChainBuilder {
 
     /// Makes the actor of `stage`, which hands on to the stage put before this call.
     pub fn before<S: Stage>(mut self, stage: S) -> Self {
+        let (address, mailbox) = mailbox::bounded(self.capacity);
         let mut context = Context::<StageActor<S>>::new();
-        context.set_mailbox_capacity(self.capacity);
-        let recipient = context.address().recipient();
+        context.add_stream(mailbox);
         let exits = Rc::new(Exits {
             next: self.exits.next.take(),
             end: self.exits.end.clone(),
@@ -330,9 +279,9 @@ impl ChainBuilder {
         let actor = StageActor { stage, exits };
         self.runner.put_first(context.into_future(actor));
         if S::KIND == StageKind::Record {
-            self.exits.end = Some(recipient.clone());
+            self.exits.end = Some(address.clone());
         }
-        self.exits.next = Some(recipient);
+        self.exits.next = Some(address);
         self
     }
 
@@ -349,6 +298,7 @@ impl ChainBuilder {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::pin::pin;
     use std::task::Poll;
 
@@ -359,7 +309,6 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::flow::{Inbound, Notes};
     use crate::reply::{ReplyReceiver, seat};
     use crate::request::Request;
     use crate::snapshot::Snapshot;
@@ -382,10 +331,9 @@ mod tests {
         let request = Request::new(Method::GET, target, HeaderMap::new(), peer);
         let digest_key = DigestKey::from_bytes([7; 32]);
         let snapshot = Snapshot::new(Default::default(), Default::default(), digest_key);
-        let (id, notes) = (RequestId::new(), Notes::default());
         let exchange = Exchange {
             reply: Some(sender),
-            ..Exchange::arrived(id, None, snapshot.into(), request, Inbound::None, notes)
+            ..Exchange::arrived(RequestId::new(), None, snapshot.into(), request)
         };
         (Box::new(exchange), receiver)
     }

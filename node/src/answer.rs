@@ -10,10 +10,12 @@ use std::pin::Pin;
 use actix_http::Response;
 use actix_web::body::MessageBody;
 use actix_web::http as old_http;
+use actix_web::http::header::{HeaderName as OldName, HeaderValue as OldValue};
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use proto::id::OrgId;
+use proto::field_name::is_there;
+use proto::id::{OrgId, RequestId};
 use proto::outcome::{Code, EarlyEnd, Extra};
 use proto::problem::Problem;
 use proto::record::Record;
@@ -26,6 +28,8 @@ use crate::flow::{Exchange, Outbound};
 use crate::reply_body::{Content, ReplyBody};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("requestrocket-request-id");
+const OLD_REQUEST_ID: OldName = OldName::from_static("requestrocket-request-id");
+const OLD_CODE: OldName = OldName::from_static("requestrocket-proxy-code");
 /// The code of a request's end.
 pub const PROXY_CODE: HeaderName = HeaderName::from_static("requestrocket-proxy-code");
 /// What it means in this case.
@@ -39,10 +43,16 @@ const MESSAGE_BYTES_MAX: usize = 500;
 
 /// A response on its way from the pipeline to the listener.
 pub struct Reply {
+    id: RequestId,
+    code: Code,
     status: StatusCode,
+    /// All but those that every answer has: id and code.
     headers: HeaderMap,
     body: ReplyBody,
 }
+
+/// What a reply is made of besides its request.
+type Parts = (Code, StatusCode, HeaderMap, Content);
 
 /// Ends an exchange: builds the reply and gives it to the listener's handler.
 ///
@@ -50,11 +60,14 @@ pub struct Reply {
 pub fn reply(mut exchange: Box<Exchange>) {
     let closing = exchange.closing.take();
     let sender = exchange.reply.take();
-    let (status, mut headers, content) = match exchange.end.take() {
+    let (code, status, mut headers, content) = match exchange.end.take() {
         Some(end) => early(&end, &exchange),
         None => granted(&mut exchange),
     };
-    let there = headers.remove(explained::EXPLAIN);
+    let there = match is_there(&headers, &explained::EXPLAIN) {
+        true => headers.remove(explained::EXPLAIN),
+        false => None,
+    };
     if let Some(closing) = closing.as_ref().filter(|_| may_see_decisions(&exchange))
         && let Some(record) = closing.record()
         && let Some(explained) = explained::header(
@@ -67,6 +80,8 @@ pub fn reply(mut exchange: Box<Exchange>) {
         headers.insert(explained::EXPLAIN, explained);
     }
     let reply = Reply {
+        id: exchange.id,
+        code,
         status,
         headers,
         body: ReplyBody {
@@ -90,12 +105,10 @@ fn may_see_decisions(exchange: &Exchange) -> bool {
         .is_some_and(|credential| credential.explain)
 }
 
-fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content) {
+fn early(end: &EarlyEnd, exchange: &Exchange) -> Parts {
     let end = without_secrets(end, exchange.proxy.as_ref().map(|proxy| proxy.org));
     let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut headers = HeaderMap::with_capacity(8 + end.headers.len());
-    let id = exchange.id.text();
-    ours(&mut headers, id.as_str(), end.code);
     if let Some(message) = message(&end.detail) {
         headers.insert(PROXY_MESSAGE, message);
     }
@@ -113,8 +126,8 @@ fn early(end: &EarlyEnd, exchange: &Exchange) -> (StatusCode, HeaderMap, Content
             headers.append(HeaderName::from_static(name), value);
         }
     }
-    let body = end.document(id.as_str()).to_string();
-    (status, headers, Content::Full(Bytes::from(body)))
+    let body = end.document(exchange.id.text().as_str()).to_string();
+    (end.code, status, headers, Content::Full(Bytes::from(body)))
 }
 
 /// The same end without secrets of the organisation in what it quotes. It quotes no answer; should
@@ -140,13 +153,12 @@ fn without_secrets(end: &EarlyEnd, org: Option<OrgId>) -> Cow<'_, EarlyEnd> {
     end
 }
 
-fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
+fn granted(exchange: &mut Exchange) -> Parts {
     let Some(answer) = exchange.answer.take() else {
         let end = EarlyEnd::new(Code::InternalError, "the request ended without an answer");
         return early(&end, exchange);
     };
-    let mut headers = answer.headers;
-    ours(&mut headers, exchange.id.text().as_str(), exchange.code());
+    let (code, mut headers) = (exchange.code(), answer.headers);
     if let Some(said) = exchange.said.take() {
         said.tell(&mut headers);
     }
@@ -166,7 +178,7 @@ fn granted(exchange: &mut Exchange) -> (StatusCode, HeaderMap, Content) {
         Outbound::Events(body) => Content::Events(body),
         Outbound::Scrubbed(body) => Content::Scrubbed(body),
     };
-    (answer.status, headers, content)
+    (code, answer.status, headers, content)
 }
 
 fn announced(length: &Option<HeaderValue>) -> Content {
@@ -174,13 +186,6 @@ fn announced(length: &Option<HeaderValue>) -> Content {
         .as_ref()
         .and_then(|value| value.to_str().ok()?.parse().ok());
     length.map_or(Content::Empty, Content::Announced)
-}
-
-fn ours(headers: &mut HeaderMap, id: &str, code: Code) {
-    if let Ok(id) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, id);
-    }
-    headers.insert(PROXY_CODE, HeaderValue::from_static(code.as_str()));
 }
 
 /// A detail as a field value: printable ASCII, not too long.
@@ -219,10 +224,16 @@ impl Reply {
     /// does not end before `deadline` is left there.
     pub async fn collect(self, bytes_max: usize, deadline: tokio::time::Instant) -> Collected {
         let Self {
+            id,
+            code,
             status,
-            headers,
+            mut headers,
             mut body,
         } = self;
+        if let Ok(id) = HeaderValue::from_str(id.text().as_str()) {
+            headers.insert(REQUEST_ID, id);
+        }
+        headers.insert(PROXY_CODE, HeaderValue::from_static(code.as_str()));
         let record = body.closing.as_ref().and_then(|closing| closing.record());
         let record = record.cloned();
         let (mut kept, mut whole) = (Vec::new(), true);
@@ -253,36 +264,31 @@ impl Reply {
             .unwrap_or(old_http::StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = Response::with_body(status, self.body);
         let headers = response.headers_mut();
-        let mut copied = CopiedValues::of(|| self.headers.values().map(HeaderValue::as_bytes));
+        let id = self.id.text();
+        let mut copied = CopiedValues::of(|| {
+            let values = self.headers.values().map(HeaderValue::as_bytes);
+            values.chain([id.as_str().as_bytes()])
+        });
         for (name, value) in &self.headers {
-            let value = copied.next(value.len());
-            let value = old_http::header::HeaderValue::from_maybe_shared(value);
-            if let (Some(name), Ok(value)) = (old_name(name), value) {
+            let value = OldValue::from_maybe_shared(copied.next(value.len()));
+            let name = OldName::from_bytes(name.as_str().as_bytes());
+            if let (Ok(name), Ok(value)) = (name, value) {
                 headers.append(name, value);
             }
         }
+        if let Ok(id) = OldValue::from_maybe_shared(copied.next(id.as_str().len())) {
+            headers.append(OLD_REQUEST_ID, id);
+        }
+        headers.append(OLD_CODE, OldValue::from_static(self.code.as_str()));
         response
     }
 }
 
-/// The same name; ours, which every answer has, need not be looked at letter by letter.
-fn old_name(name: &HeaderName) -> Option<old_http::header::HeaderName> {
-    use old_http::header::HeaderName as OldName;
-    const ID: OldName = OldName::from_static("requestrocket-request-id");
-    const CODE: OldName = OldName::from_static("requestrocket-proxy-code");
-    match name.as_str() {
-        "requestrocket-request-id" => Some(ID),
-        "requestrocket-proxy-code" => Some(CODE),
-        text => OldName::from_bytes(text.as_bytes()).ok(),
-    }
-}
-
 /// The response to a request that never became an exchange, or whose exchange was lost.
-pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
+pub fn bare(end: &EarlyEnd, id: RequestId) -> Response<ReplyBody> {
     let end = without_secrets(end, None);
     let status = StatusCode::from_u16(end.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut headers = HeaderMap::with_capacity(6);
-    ours(&mut headers, request_id, end.code);
+    let mut headers = HeaderMap::with_capacity(4);
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
@@ -292,8 +298,10 @@ pub fn bare(end: &EarlyEnd, request_id: &str) -> Response<ReplyBody> {
             headers.append(HeaderName::from_static(name), value);
         }
     }
-    let content = Content::Full(end.document(request_id).to_string().into());
+    let content = Content::Full(end.document(id.text().as_str()).to_string().into());
     Reply {
+        id,
+        code: end.code,
         status,
         headers,
         body: ReplyBody {

@@ -113,7 +113,7 @@ pub async fn run(
         let Some(destination) = proxy.destinations.get(next.at) else {
             return Err(SendError::Gate(Stopped::after(0, unlisted())));
         };
-        let (head, body) = *again;
+        let (mut head, mut body) = *again;
         let before = exchange.notes.attempts;
         outcomes::begins(exchange);
         let ended = {
@@ -128,7 +128,7 @@ pub async fn run(
             let mut gate = |attempt: u32, head: &mut RequestHead| {
                 rearming.admit(attempts, (before + attempt, head))
             };
-            let sending = pin!(upstream.send(destination, head, body, &mut gate));
+            let sending = pin!(upstream.send(destination, &mut head, &mut body, &mut gate));
             let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
             let reply = exchange.reply.as_mut().filter(|_| cancels);
             inbound::while_wanted((reply, &exchange.slots), metrics.cut(), sending).await
@@ -145,7 +145,7 @@ pub async fn run(
 
 /// An answer of 502, 503 or 504 that is given when there is no better one.
 struct Kept {
-    answer: Answer,
+    answer: Box<Answer>,
     endpoint: usize,
     /// The secret that it was asked with, where that is not the pinned one.
     successor: Option<Arc<TargetCredential>>,

@@ -65,8 +65,8 @@ pub struct Exchange {
     pub assumed: Option<CredentialId>,
     /// *Identified*: who calls.
     pub caller: Option<Caller>,
-    /// *Admitted*: the meters that count it.
-    pub applied: Applied,
+    /// *Admitted*: the meters that count it; none where nothing does.
+    pub applied: Option<Arc<Applied>>,
     /// Whether its target is asked for usage on behalf of a meter.
     pub usage_asked: bool,
     /// Whether all that it spends is drawn.
@@ -109,8 +109,6 @@ impl Exchange {
         trace: Option<TraceContext>,
         snapshot: Arc<Snapshot>,
         request: Request,
-        body: Inbound,
-        notes: Notes,
     ) -> Self {
         Self {
             id,
@@ -120,11 +118,11 @@ impl Exchange {
             trace,
             snapshot,
             request,
-            body,
+            body: Inbound::None,
             proxy: None,
             assumed: None,
             caller: None,
-            applied: Applied::default(),
+            applied: None,
             usage_asked: false,
             drawn: false,
             tokens: None,
@@ -135,7 +133,7 @@ impl Exchange {
             answer: None,
             said: None,
             end: None,
-            notes,
+            notes: Notes::default(),
             closing: None,
             reply: None,
             permit: None,

@@ -13,7 +13,7 @@ use crate::presented::ISSUED;
 /// Overwrites a presented key, or the password of a presented pair, in what is noted for the
 /// record.
 pub fn forget(notes: &mut Notes, presented: &[u8]) {
-    let colon = presented.iter().position(|byte| *byte == b':');
+    let colon = memchr::memchr(b':', presented);
     let password = colon.and_then(|at| presented.get(at + 1..));
     for key in [Some(presented), password].into_iter().flatten() {
         if key.len() >= SEARCHED_SECRET_BYTES_MIN && !key.starts_with(ISSUED) {

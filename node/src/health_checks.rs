@@ -175,7 +175,7 @@ impl Checked {
             let mut headers = HeaderMap::new();
             headers.insert(USER_AGENT, AGENT);
             headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-            let head = RequestHead {
+            let mut head = RequestHead {
                 method: Method::GET,
                 target: self.path.clone(),
                 headers,
@@ -183,7 +183,8 @@ impl Checked {
             };
             let destination = self.destination();
             let mut gate = |_, _: &mut RequestHead| Ok::<_, Hold<Infallible>>(None);
-            let sent = upstream.send(&destination, head, RequestBody::Empty, &mut gate);
+            let mut body = RequestBody::Empty;
+            let sent = upstream.send(&destination, &mut head, &mut body, &mut gate);
             let mut answer = sent.await.map_err(|error| match error {
                 SendError::Failed(failure) => failure.kind.to_string(),
                 SendError::Gate(stopped) => match stopped.why {},

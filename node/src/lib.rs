@@ -36,6 +36,7 @@ pub mod learning;
 pub mod lent;
 pub mod limits;
 pub mod listener;
+pub mod mailbox;
 pub mod metering;
 pub mod metrics;
 pub mod outbound;

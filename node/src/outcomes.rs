@@ -15,7 +15,7 @@ use crate::snapshot::CompiledProxy;
 use crate::upstream::{Answer, Failure, Fault, SendError, Stopped};
 
 /// What came of asking one endpoint.
-pub type Sent = Result<Answer, SendError<EarlyEnd>>;
+pub type Sent = Result<Box<Answer>, SendError<EarlyEnd>>;
 
 /// Tells the endpoint's breaker and counters of an outcome, and notes which endpoint it was.
 pub fn settle(exchange: &mut Exchange, proxy: &CompiledProxy, picked: Picked, sent: Sent) -> Sent {

@@ -131,10 +131,6 @@ impl Places {
 
 /// Tokens between their draw and the request's first write.
 #[derive(Default)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives in the future of one request"
-)]
 pub enum Spending {
     /// There is nothing to spend, or it is spent.
     #[default]
@@ -149,7 +145,8 @@ pub enum Spending {
 
 /// The tokens of all attempts of one request.
 pub struct Attempts {
-    applied: Applied,
+    /// None where nothing counts the request.
+    applied: Option<Arc<Applied>>,
     spending: Spending,
     attempt: u32,
     /// The last one that was let go.
@@ -249,7 +246,7 @@ impl Waits {
 impl Attempts {
     /// Of a request that began then and whose first attempt has these tokens.
     pub fn new(
-        applied: Applied,
+        applied: Option<Arc<Applied>>,
         tokens: Option<Tokens>,
         (spends, started): (Spends, Instant),
     ) -> Self {
@@ -290,13 +287,17 @@ impl Attempts {
     /// # Errors
     /// As [`Spending::spend`].
     pub fn spend(&mut self, attempt: u32) -> Result<Leave, Hold<EarlyEnd>> {
-        let again = (attempt > 1).then(|| self.applied.first.repeated());
-        let meters = again.as_ref().unwrap_or(&self.applied.first);
+        let Some(applied) = &self.applied else {
+            self.passed = attempt;
+            return Ok(None);
+        };
+        let again = (attempt > 1).then(|| applied.first.repeated());
+        let meters = again.as_ref().unwrap_or(&applied.first);
         if attempt > self.attempt {
             self.attempt = attempt;
             self.spending = Spending::due(meters);
         }
-        let priority = self.applied.priority;
+        let priority = applied.priority;
         let (sent, leave) = self.spending.spend(meters, priority, &mut self.waits)?;
         self.passed = attempt;
         for spent in sent.spent {

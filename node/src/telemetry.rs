@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use proto::field_name::is_there;
 use proto::record::Record;
 
 use crate::credentials::live::{LiveSecrets, Whose};
@@ -157,6 +158,9 @@ fn spread(n: u64) -> u64 {
 /// The caller's trace, if it sent one valid `traceparent`. Versions above 00 may carry more behind
 /// the four fields; `ff` is none.
 pub fn callers(headers: &HeaderMap) -> Option<Parent> {
+    if !is_there(headers, &TRACEPARENT) {
+        return None;
+    }
     let mut values = headers.get_all(TRACEPARENT).iter();
     let text = values.next()?.as_bytes();
     if values.next().is_some() || text.len() < 55 {

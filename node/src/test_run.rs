@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::actor::overloaded;
 use crate::answer::Collected;
-use crate::flow::{Exchange, Inbound, Notes};
+use crate::flow::{Exchange, Inbound};
 use crate::reply::seat;
 use crate::request::Request;
 use crate::worker::Worker;
@@ -127,8 +127,6 @@ fn exchange(worker: &Worker, test: &TestRequest) -> Result<Exchange, &'static st
         return Err("the path must begin with `/`, and other bytes be percent-encoded");
     }
     let headers = fields(&test.headers)?;
-    let notes = Notes::default();
-    notes.request_bytes.set(test.body.len() as u64);
     let peer = SocketAddr::new(test.source, 0);
     let request = Request::new(method, target.into(), headers, peer);
     let body = match test.body.is_empty() {
@@ -139,10 +137,14 @@ fn exchange(worker: &Worker, test: &TestRequest) -> Result<Exchange, &'static st
         worker.trace(&request.headers, test.id, false),
         worker.snapshot(),
     );
-    Ok(Exchange {
+    let exchange = Exchange {
         assumed: Some(test.credential),
-        ..Exchange::arrived(test.id, trace, snapshot, request, body, notes)
-    })
+        body,
+        ..Exchange::arrived(test.id, trace, snapshot, request)
+    };
+    let request_bytes = &exchange.notes.request_bytes;
+    request_bytes.set(test.body.len() as u64);
+    Ok(exchange)
 }
 
 fn fields(given: &[(String, String)]) -> Result<HeaderMap, &'static str> {

@@ -53,7 +53,7 @@ struct Crossing {
 }
 
 /// An answer, and its body where all of it was there at once.
-pub type Passed = (Answer, Result<Option<Bytes>, AnswerError>);
+pub type Passed = (Box<Answer>, Result<Option<Bytes>, AnswerError>);
 
 /// Sends a request to the nearest gateway that is there, and gives what it answers.
 ///
@@ -86,7 +86,7 @@ async fn answer_to(
     exchange: &mut Exchange,
     elsewhere: &Elsewhere,
     crossing: &Crossing,
-) -> Result<Answer, EarlyEnd> {
+) -> Result<Box<Answer>, EarlyEnd> {
     elsewhere.use_gateways();
     let (terms, mut body) = ready(exchange, elsewhere, &crossing.method).await?;
     let mut end = unavailable(NOBODY, false);
@@ -219,12 +219,12 @@ async fn send(
     (upstream, metrics): (&Upstream, &Metrics),
     wanted: (Option<&mut ReplySender>, &[SlotToken]),
     to: &RegionGateway,
-    head: RequestHead,
+    mut head: RequestHead,
     body: RequestBody,
 ) -> (Sent, Option<RequestBody>) {
     let has_alternatives = head.terms.has_alternatives;
     let copy = (has_alternatives && is_idempotent(&head.method)).then(|| body.replay());
-    let (body, lent) = lent::lend(body);
+    let (mut body, lent) = lent::lend(body);
     let (attempts, is_gone) = (Cell::new(0), Cell::new(false));
     let mut gate = |attempt: u32, _: &mut RequestHead| {
         attempts.set(attempt);
@@ -234,7 +234,7 @@ async fn send(
     let sending = async {
         tokio::select! {
             biased;
-            sent = upstream.send(&to.destination, head, body, &mut gate) => sent,
+            sent = upstream.send(&to.destination, &mut head, &mut body, &mut gate) => sent,
             () = to.gateway.gone(since) => {
                 is_gone.set(true);
                 let begun = attempts.get() > 0;
@@ -311,7 +311,6 @@ mod tests {
 
     use super::*;
     use crate::elsewhere::gateways::KnownGateways;
-    use crate::flow::{Inbound, Notes};
     use crate::metrics::AddressDurations;
     use crate::request::Request;
     use crate::snapshot::Snapshot;
@@ -442,7 +441,6 @@ mod tests {
         let request = Request::new(method.clone(), target, HeaderMap::new(), peer);
         let digest_key = DigestKey::from_bytes([7; 32]);
         let snapshot = Snapshot::new(Default::default(), Default::default(), digest_key);
-        let (id, notes) = (RequestId::new(), Notes::default());
         Exchange {
             caller: Some(Caller {
                 index: 0,
@@ -452,7 +450,7 @@ mod tests {
                 hint: None,
                 jwt: None,
             }),
-            ..Exchange::arrived(id, None, snapshot.into(), request, Inbound::None, notes)
+            ..Exchange::arrived(RequestId::new(), None, snapshot.into(), request)
         }
     }
 

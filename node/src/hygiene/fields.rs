@@ -2,7 +2,7 @@
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
-use proto::field_name::{Nominated, plain};
+use proto::field_name::{Nominated, is_there, plain};
 
 /// Why a field of a request does not travel by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,8 @@ pub fn for_target(
     mut headers: HeaderMap,
     policy: &RequestFields,
 ) -> Result<HeaderMap, UnderscoreName> {
+    // Each request has one, and it never passes.
+    headers.remove(header::HOST);
     let mut dropped = Vec::new();
     for name in headers.keys() {
         if !passes(name, policy)? {
@@ -159,7 +161,7 @@ pub fn equivalent(one: &str, other: &str) -> bool {
 
 /// Removes every field that is equivalent to `name`.
 pub fn remove_equivalent(headers: &mut HeaderMap, name: &HeaderName) {
-    if headers.keys().any(|key| key == name) {
+    if is_there(headers, name) {
         headers.remove(name);
     }
     // Names with `_` are rare: a second look is only taken where one is there at all.
@@ -254,6 +256,9 @@ pub fn is_digest(name: &str) -> bool {
 
 /// The content codings of a body, as listed.
 pub fn codings(headers: &HeaderMap) -> String {
+    if !is_there(headers, &header::CONTENT_ENCODING) {
+        return String::new();
+    }
     let values: Vec<&str> = headers
         .get_all(header::CONTENT_ENCODING)
         .iter()

@@ -28,10 +28,6 @@ pub struct MeterSet {
 }
 
 /// What a draw from several meters gives.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and a box would cost the hot path an allocation"
-)]
 #[derive(Debug)]
 pub enum DrawAll {
     /// A token of each.
@@ -292,13 +288,23 @@ impl Partly {
 /// Tokens of all meters of a request. Dropping them puts them back.
 #[derive(Debug, Default)]
 pub struct Tokens {
-    /// By the place of their meter.
-    held: [Option<Token>; METERS_MAX],
+    /// With the place of its meter.
+    first: Option<Placed>,
+    /// The others: few requests have any. Room for all that a request may have would be copied with
+    /// each step that it takes.
+    others: Vec<Placed>,
     /// Of which meters there was a token, one bit each: who had its turn keeps it.
     had: u8,
 }
 
+/// A token, and the place of its meter.
+type Placed = (usize, Token);
+
 impl Tokens {
+    fn held(&self) -> impl Iterator<Item = &Placed> {
+        self.first.iter().chain(&self.others)
+    }
+
     /// Spends all of them at this instant, or, when one is over, none: draw anew then.
     ///
     /// # Errors
@@ -309,7 +315,7 @@ impl Tokens {
             return Err(Expired);
         }
         let mut sent = Sent::default();
-        for token in self.held.iter_mut().filter_map(Option::take) {
+        for (_, token) in self.first.take().into_iter().chain(self.others.drain(..)) {
             token.send_with(now_ns, &mut sent)?;
         }
         Ok(sent)
@@ -317,19 +323,18 @@ impl Tokens {
 
     /// Whether all of them can still be sent.
     pub fn are_live(&self, now_ns: u64) -> bool {
-        let mut held = self.held.iter().flatten();
-        held.all(|token| token.is_live(now_ns))
+        self.held().all(|(_, token)| token.is_live(now_ns))
     }
 
     /// Whether there is one of a meter that can still be sent.
     #[cfg(test)]
     pub(super) fn has_live(&self, meter: &Arc<Meter>, now_ns: u64) -> bool {
-        let mut held = self.held.iter().flatten();
-        held.any(|token| Arc::ptr_eq(token.meter(), meter) && token.is_live(now_ns))
+        self.held()
+            .any(|(_, token)| Arc::ptr_eq(token.meter(), meter) && token.is_live(now_ns))
     }
 
     fn has(&self, at: usize) -> bool {
-        self.held.get(at).is_some_and(Option::is_some)
+        self.held().any(|(place, _)| *place == at)
     }
 
     fn had(&self, at: usize) -> bool {
@@ -337,17 +342,18 @@ impl Tokens {
     }
 
     fn put(&mut self, at: usize, token: Token) {
-        if let Some(place) = self.held.get_mut(at) {
-            *place = Some(token);
-            self.had |= 1 << at;
+        self.had |= 1 << at;
+        match &self.first {
+            None => self.first = Some((at, token)),
+            Some(_) => self.others.push((at, token)),
         }
     }
 
     fn let_go_of_ended(&mut self, now_ns: u64) {
-        for place in &mut self.held {
-            if place.as_ref().is_some_and(|token| !token.is_live(now_ns)) {
-                *place = None;
-            }
+        let is_live = |(_, token): &mut Placed| token.is_live(now_ns);
+        self.others.retain_mut(is_live);
+        if self.first.as_mut().is_some_and(|first| !is_live(first)) {
+            self.first = None;
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Made once per configuration for each caller's credential of a proxy: the meters of its
 //! organisation, target, credentials and the proxy. Where none of them looks at the request, the
-//! set is ready beforehand and costs a request nothing but two counted references.
+//! set is ready beforehand and costs a request nothing but a counted reference.
 
 mod gathered;
 
@@ -29,7 +29,7 @@ pub struct Metering {
     /// What is the same whichever of them count.
     always: Always,
     /// What applies to every request, where none has to be looked at.
-    fixed: Option<Applied>,
+    fixed: Option<Arc<Applied>>,
     /// How urgent its caller is where no header says so.
     priority: u8,
     limits: Arc<Limits>,
@@ -145,7 +145,7 @@ impl Metering {
         Ok(Self {
             always: Always::of(&rows),
             rows: rows.into(),
-            fixed,
+            fixed: fixed.map(Arc::new),
             priority,
             limits,
             newcomers,
@@ -158,7 +158,7 @@ impl Metering {
     }
 
     /// The meters of every request, where no request has to be looked at.
-    pub fn fixed(&self) -> Option<&Applied> {
+    pub fn fixed(&self) -> Option<&Arc<Applied>> {
         self.fixed.as_ref()
     }
 
@@ -276,14 +276,17 @@ impl Applied {
 
     /// The same for a request with this body.
     #[must_use]
-    pub fn reserving(self, body: &[u8]) -> Self {
+    pub fn reserving(&self, body: &[u8]) -> Self {
         let least = |meter: &Arc<Meter>| {
             let mut values = self.values.iter();
             let own = values.find(|(of, _)| Arc::ptr_eq(of, meter));
             own.map_or(0, |(_, values)| values.reserve(body))
         };
         let first = self.first.reserving(least);
-        Self { first, ..self }
+        Self {
+            first,
+            ..self.clone()
+        }
     }
 
     /// Whether nothing counts the request.

@@ -131,11 +131,9 @@ fn clean_head(
     answer: &mut Answer,
     filtered: bool,
 ) -> Result<(), EarlyEnd> {
-    let headers = std::mem::take(&mut answer.headers);
-    answer.announced_length = headers
-        .get(header::CONTENT_LENGTH)
-        .filter(|_| !filtered)
-        .cloned();
+    let mut headers = std::mem::take(&mut answer.headers);
+    let announced = headers.remove(header::CONTENT_LENGTH);
+    answer.announced_length = announced.filter(|_| !filtered);
     let policy = ResponseFields {
         cookies: proxy.cookies,
         filtered,

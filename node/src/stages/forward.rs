@@ -34,7 +34,6 @@ use crate::refused;
 use crate::settling::Settling;
 use crate::snapshot::CompiledProxy;
 use crate::spending::{self, Attempts};
-use crate::stages::inject::Armed;
 use crate::unanswered;
 use crate::upstream::{self, AnswerError, RequestHead, SendError, Terms, Upstream};
 use crate::upstream_ids;
@@ -67,13 +66,13 @@ async fn forward(
     metrics: &Metrics,
     exchange: &mut Exchange,
 ) -> Result<(), EarlyEnd> {
-    let (Some(proxy), Some(armed)) = (exchange.proxy.clone(), exchange.armed.take()) else {
-        let detail = "forward met no armed request";
-        return Err(EarlyEnd::new(Code::InternalError, detail));
+    let Some(proxy) = exchange.proxy.clone() else {
+        return Err(unarmed());
     };
     match &proxy.elsewhere {
-        None => to_target(upstream, metrics, exchange, &proxy, armed).await,
+        None => to_target(upstream, metrics, exchange, &proxy).await,
         Some(there) => {
+            let armed = exchange.armed.take().ok_or_else(unarmed)?;
             let passing = passing::pass_on(upstream, metrics, exchange, there, armed);
             // Boxed: it is rare, and the future of every request would have room for it.
             let (answer, whole) = Box::pin(passing).await?;
@@ -82,30 +81,34 @@ async fn forward(
     }
 }
 
+fn unarmed() -> EarlyEnd {
+    EarlyEnd::new(Code::InternalError, "forward met no armed request")
+}
+
 async fn to_target(
     upstream: &Upstream,
     metrics: &Metrics,
     exchange: &mut Exchange,
     proxy: &CompiledProxy,
-    armed: Armed,
 ) -> Result<(), EarlyEnd> {
     let picked = proxy.target.endpoints.first()?;
-    let mut head = request_head(exchange, proxy, armed)?;
+    let mut head = request_head(exchange, proxy)?;
     payload::watch_request(exchange, &head.headers);
-    let body = match head.terms.has_alternatives {
+    let mut body = match head.terms.has_alternatives {
         true => Box::pin(failover::body(exchange, &head.method, head.terms)).await?,
         false => exchange.body.take(),
     };
-    let applied = std::mem::take(&mut exchange.applied);
-    let tokens = match exchange.drawn {
-        true => exchange.tokens.take(),
-        // Boxed: it is rare, and the future of every request would have room for it.
-        false => Box::pin(draw(exchange, &applied, &mut head.terms)).await?,
+    let applied = exchange.applied.take();
+    let tokens = match &applied {
+        Some(applied) if !exchange.drawn => {
+            // Boxed: it is rare, and the future of every request would have room for it.
+            Box::pin(draw(exchange, applied, &mut head.terms)).await?
+        }
+        _ => exchange.tokens.take(),
     };
-    tell_of(&applied, exchange);
-    let (learning, values) = (applied.learning.clone(), applied.values.clone());
+    tell_of(applied.as_deref(), exchange);
     let noted = (exchange.notes.spends.clone(), exchange.started);
-    let mut attempts = Attempts::new(applied, tokens, noted);
+    let mut attempts = Attempts::new(applied.clone(), tokens, noted);
     let destination = proxy.destinations.get(picked.at);
     let destination = destination.ok_or_else(failover::unlisted)?;
     outcomes::begins(exchange);
@@ -121,7 +124,7 @@ async fn to_target(
         let mut gate =
             |attempt: u32, head: &mut RequestHead| rearming.admit(&mut attempts, (attempt, head));
         // Pinned where it is made: it is large, and each move would copy it.
-        let sending = pin!(upstream.send(destination, head, body, &mut gate));
+        let sending = pin!(upstream.send(destination, &mut head, &mut body, &mut gate));
         let cancels = proxy.on_client_abort == OnClientAbort::Cancel;
         let reply = exchange.reply.as_mut().filter(|_| cancels);
         inbound::while_wanted((reply, &exchange.slots), metrics.cut(), sending).await
@@ -138,21 +141,23 @@ async fn to_target(
     };
     exchange.notes.events.join(attempts.take_events());
     let mut answer = sent.map_err(|missed| unanswered(exchange, metrics, proxy, missed))?;
-    if !learning.is_empty() {
-        learn(exchange, proxy, &learning, &answer);
+    if let Some(applied) = applied.as_ref().filter(|of| !of.learning.is_empty()) {
+        learn(exchange, proxy, &applied.learning, &answer);
     }
     // Most small answers are there whole; one that is broken already never begins.
     let mut whole = answer.body.whole().await;
-    if !values.is_empty() {
+    if let Some(applied) = applied.as_ref().filter(|of| !of.values.is_empty()) {
         let reserved = attempts.into_reserved();
-        settle(exchange, proxy, reserved, &values, &mut answer, &mut whole);
+        let values = &applied.values;
+        settle(exchange, proxy, reserved, values, &mut answer, &mut whole);
     }
     reflected::scrub_head(exchange, metrics, proxy, &mut answer.headers);
     answered(exchange, metrics, answer, whole)
 }
 
 /// Warns the caller of what its meters say, and notes where they are spent of without the store.
-fn tell_of(applied: &Applied, exchange: &mut Exchange) {
+fn tell_of(applied: Option<&Applied>, exchange: &mut Exchange) {
+    let Some(applied) = applied else { return };
     let alone = refused::alone(applied);
     for warning in refused::warnings(applied, alone) {
         exchange.notes.warn(warning);
@@ -182,11 +187,8 @@ fn unanswered(
 }
 
 /// What leaves for the target, but for its body.
-fn request_head(
-    exchange: &Exchange,
-    proxy: &CompiledProxy,
-    armed: Armed,
-) -> Result<RequestHead, EarlyEnd> {
+fn request_head(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<RequestHead, EarlyEnd> {
+    let armed = exchange.armed.take().ok_or_else(unarmed)?;
     let (method, path_and_query, mut headers) = armed.into_parts();
     if let Some(trace) = &exchange.trace
         && !proxy.request_fields.untraced
@@ -278,7 +280,7 @@ fn learn(
 fn answered(
     exchange: &mut Exchange,
     metrics: &Metrics,
-    answer: upstream::Answer,
+    answer: Box<upstream::Answer>,
     whole: Result<Option<Bytes>, AnswerError>,
 ) -> Result<(), EarlyEnd> {
     let us = u64::try_from(answer.first_byte_time.as_micros()).unwrap_or(u64::MAX);

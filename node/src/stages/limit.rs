@@ -37,6 +37,7 @@ impl Stage for Limit {
             return EarlyEnd::new(Code::InternalError, "limit met no caller").into();
         };
         let applied = match credential.metering.fixed() {
+            Some(applied) if applied.is_empty() => return Next::Continue,
             Some(applied) if applied.reads_request() => Err(Unknown::NeedsBody),
             Some(applied) => Ok(applied.clone()),
             None => resolved(exchange, &proxy, credential, &Read::Nothing),
@@ -62,7 +63,7 @@ enum Unknown {
 
 /// Draws a token of each meter; where the request still has to wait for something else, only
 /// looks whether there would be one.
-fn admit(exchange: &mut Exchange, applied: Applied, waits: bool) -> Next {
+fn admit(exchange: &mut Exchange, applied: Arc<Applied>, waits: bool) -> Next {
     if applied.is_empty() {
         return Next::Continue;
     }
@@ -72,24 +73,22 @@ fn admit(exchange: &mut Exchange, applied: Applied, waits: bool) -> Next {
     let now_ns = SystemClock.boot_ns();
     if waits {
         let refusal = applied.first.check(now_ns);
-        exchange.applied = applied;
+        exchange.applied = Some(applied);
         return match refusal {
             Some(refusal) => refused(&refusal).into(),
             None => Next::Continue,
         };
     }
-    let drawn = applied.first.draw(now_ns);
-    let slots = !applied.slots.is_empty();
-    exchange.applied = applied;
-    match drawn {
-        DrawAll::Drawn(tokens) if slots => wait(Awaited::Slots(tokens)),
-        DrawAll::Drawn(tokens) => {
+    match applied.first.draw(now_ns) {
+        DrawAll::Drawn(tokens) if applied.slots.is_empty() => {
             exchange.drawn = true;
             exchange.tokens = Some(tokens);
+            exchange.applied = Some(applied);
             Next::Continue
         }
+        DrawAll::Drawn(tokens) => wait(applied, Awaited::Slots(tokens)),
         DrawAll::Refused(refusal) => refused(&refusal).into(),
-        DrawAll::Wait(waiting) => wait(Awaited::Tokens(waiting)),
+        DrawAll::Wait(waiting) => wait(applied, Awaited::Tokens(waiting)),
     }
 }
 
@@ -102,7 +101,7 @@ fn after_body(exchange: &mut Exchange, proxy: Arc<CompiledProxy>) -> Next {
             Ok(applied) => {
                 let refusal = route_paused(&applied.learning, &exchange.request.rest())
                     .or_else(|| applied.first.check(SystemClock.boot_ns()));
-                exchange.applied = applied;
+                exchange.applied = Some(applied);
                 refusal.map(|refusal| refused(&refusal))
             }
             Err(Unknown::Ended(end)) => Some(*end),
@@ -124,7 +123,7 @@ fn resolved(
     proxy: &CompiledProxy,
     credential: &ProxyCredential,
     read: &Read,
-) -> Result<Applied, Unknown> {
+) -> Result<Arc<Applied>, Unknown> {
     let subject = Subject {
         headers: &exchange.request.headers,
         source: exchange.request.peer.ip(),
@@ -139,16 +138,16 @@ fn resolved(
         Ok(applied.clone())
     } else if metering.needs_facts() {
         with_facts(&exchange.request, proxy, read, |facts| {
-            metering.of(Some(facts), &subject)
+            metering.of(Some(facts), &subject).map(Arc::new)
         })
         .map_err(ended)?
     } else {
-        metering.of(None, &subject)
+        metering.of(None, &subject).map(Arc::new)
     };
     let applied = applied.and_then(|applied| match read {
         _ if !applied.reads_request() => Ok(applied),
         Read::Nothing => Err(Unresolved::NeedsBody),
-        Read::Whole(body) => Ok(applied.reserving(body)),
+        Read::Whole(body) => Ok(applied.reserving(body).into()),
         Read::TooLarge => Ok(applied),
     });
     applied.map_err(|unresolved| match unresolved {
@@ -158,10 +157,6 @@ fn resolved(
 }
 
 /// What a request waits for before all that it spends is drawn.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives in the future of one request"
-)]
 enum Awaited {
     /// Tokens, then slots.
     Tokens(Box<WaitingAll>),
@@ -171,10 +166,9 @@ enum Awaited {
 
 /// Waits for the broker, which has been asked: a first request must not be refused for being
 /// first. Bounded by `store_grace`.
-fn wait(awaited: Awaited) -> Next {
+fn wait(applied: Arc<Applied>, awaited: Awaited) -> Next {
     Next::Wait(Box::new(move |mut exchange| {
         Box::pin(async move {
-            let applied = exchange.applied.clone();
             let Some(reply) = exchange.reply.as_mut() else {
                 return (exchange, Some(Box::new(inbound::gone())));
             };
@@ -197,6 +191,7 @@ fn wait(awaited: Awaited) -> Next {
             };
             match drawn {
                 Ok((tokens, slots)) => {
+                    exchange.applied = Some(applied);
                     exchange.drawn = true;
                     exchange.tokens = Some(tokens);
                     exchange.slots = slots;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use proto::field_name::is_there;
 use proto::filter::FilterSet;
 use proto::outcome::{Code, EarlyEnd};
 use proto::path::PathReading;
@@ -55,6 +56,9 @@ impl Stage for Prepare {
 /// Whether it is an upgrade that the listener takes for one (RFC 9110 §7.8): to a websocket. Any
 /// other offer, such as `h2c`, is ignored and does not travel.
 fn asks_for_a_tunnel(headers: &HeaderMap) -> bool {
+    if !is_there(headers, &header::UPGRADE) {
+        return false;
+    }
     let offers = headers.get_all(header::UPGRADE).iter();
     let mut offers = offers.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     offers.any(|offer| {
@@ -102,7 +106,11 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
         headers.remove(header::RANGE);
         headers.remove(header::IF_RANGE);
     }
-    if exchange.applied.reads_answer() || proxy.response_validator.is_some() {
+    let is_read = exchange
+        .applied
+        .as_ref()
+        .is_some_and(|of| of.reads_answer());
+    if is_read || proxy.response_validator.is_some() {
         // Events of a coded stream could not be told apart.
         let plain = HeaderValue::from_static("identity");
         headers.insert(header::ACCEPT_ENCODING, plain);
@@ -117,10 +125,10 @@ fn outgoing(exchange: &mut Exchange, proxy: &CompiledProxy) -> Result<Outgoing, 
 /// Asks for what a meter counts, where the caller has not said whether it wants to know. Last: what
 /// the caller sent is judged and filtered, not what is added here.
 fn ask_for_usage(exchange: &mut Exchange) {
-    let Inbound::Buffered(body) = &exchange.body else {
+    let (Inbound::Buffered(body), Some(applied)) = (&exchange.body, &exchange.applied) else {
         return;
     };
-    if !exchange.applied.asks_for_usage() {
+    if !applied.asks_for_usage() {
         return;
     }
     if let Some(asking) = proto::meter::value::inject(body) {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
-use proto::field_name;
+use proto::field_name::{self, is_there};
 use proto::forwarded::TrustedProxies;
 use proto::id::RequestId;
 use proto::outcome::{Code, EarlyEnd};
@@ -25,7 +25,7 @@ use crate::body::BodyError;
 use crate::copied_values::CopiedValues;
 use crate::credentials::live::Whose;
 use crate::elsewhere::{self, PASSED_ON};
-use crate::flow::{Exchange, Inbound, Notes};
+use crate::flow::{Exchange, Inbound};
 use crate::listener::connection::Connection;
 use crate::metrics::{Ending, MethodName};
 use crate::records::unmatched;
@@ -45,7 +45,7 @@ pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<Rep
     let Some(permit) = worker.enter() else {
         let end = overloaded();
         worker.metrics().request_ended(&ended(method, &end), 0);
-        return answer::bare(&end, id.text().as_str());
+        return answer::bare(&end, id);
     };
     let (sender, receiver) = seat();
     let payload = request.take_payload();
@@ -57,14 +57,14 @@ pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<Rep
         }
         Err(end) => {
             worker.metrics().request_ended(&ended(method, &end), 0);
-            return answer::bare(&end, id.text().as_str());
+            return answer::bare(&end, id);
         }
     };
     drop(request);
     if let Err((exchange, end)) = worker.submit(exchange) {
         worker.metrics().request_ended(&ended(method, &end), 0);
         drop(exchange);
-        return answer::bare(&end, id.text().as_str());
+        return answer::bare(&end, id);
     }
     match receiver.await {
         Some(reply) => reply.into_response(),
@@ -72,7 +72,7 @@ pub async fn serve(worker: Rc<Worker>, mut request: HttpRequest) -> Response<Rep
             let detail = "the gateway failed on this request; it has been counted";
             let end = EarlyEnd::new(Code::InternalError, detail);
             worker.metrics().request_ended(&ended(method, &end), 0);
-            answer::bare(&end, id.text().as_str())
+            answer::bare(&end, id)
         }
     }
 }
@@ -129,14 +129,11 @@ fn exchange(
         .peer_addr()
         .ok_or_else(|| malformed("the connection has no peer address"))?;
     peer = caller(worker.proxies(), peer, &headers);
-    let mut notes = Notes::default();
-    let connection = from.conn_data::<Connection>().cloned();
-    let body = inbound(&headers, payload, notes.request_bytes.clone(), connection)?;
     let (fault, says_sent_at) = match worker.fault_injection() {
         true => faults(worker, &headers),
         false => (None, false),
     };
-    let snapshot = worker.snapshot();
+    let (snapshot, mut forwarded_from) = (worker.snapshot(), None);
     if passed_on {
         let line = (method.as_str(), &*target);
         let passed = elsewhere::take_passed_on(&mut headers, snapshot.digest_key(), line);
@@ -145,18 +142,19 @@ fn exchange(
             if passed.to == worker.region() {
                 (id, peer) = (passed.id, elsewhere::caller_of(&passed));
             }
-            notes.forwarded_from = Some(passed.from.into());
+            forwarded_from = Some(passed.from.into());
         }
     }
     field_name::drop_nominated(&mut headers);
     let request = Request::new(method, target, headers, peer);
-    let is_passed_on = notes.forwarded_from.is_some();
-    let trace = worker.trace(&request.headers, id, is_passed_on);
-    Ok(Box::new(Exchange {
-        fault,
-        says_sent_at,
-        ..Exchange::arrived(id, trace, snapshot, request, body, notes)
-    }))
+    let trace = worker.trace(&request.headers, id, forwarded_from.is_some());
+    // Filled where it is: it is large, and each move would copy it.
+    let mut exchange = Box::new(Exchange::arrived(id, trace, snapshot, request));
+    let (headers, count) = (&exchange.request.headers, &exchange.notes.request_bytes);
+    exchange.body = inbound(headers, payload, count, from.conn_data())?;
+    exchange.notes.forwarded_from = forwarded_from;
+    (exchange.fault, exchange.says_sent_at) = (fault, says_sent_at);
+    Ok(exchange)
 }
 
 /// Where a request comes from that trusted proxies may have passed on; they tell no port.
@@ -193,10 +191,13 @@ fn faults(worker: &Worker, headers: &HeaderMap) -> (Option<StageKind>, bool) {
 fn inbound(
     headers: &HeaderMap,
     payload: Payload,
-    count: Rc<Cell<u64>>,
-    connection: Option<Connection>,
+    count: &Rc<Cell<u64>>,
+    connection: Option<&Connection>,
 ) -> Result<Inbound, EarlyEnd> {
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let chunked = is_there(headers, &header::TRANSFER_ENCODING);
+    if !chunked && !is_there(headers, &header::CONTENT_LENGTH) {
+        return Ok(Inbound::None);
+    }
     let length = match headers.get(header::CONTENT_LENGTH) {
         Some(value) => {
             let parsed = value
@@ -211,6 +212,7 @@ fn inbound(
     if !chunked && length.unwrap_or(0) == 0 {
         return Ok(Inbound::None);
     }
+    let (count, connection) = (count.clone(), connection.cloned());
     let stream = payload.map(move |piece| {
         let bytes = piece.map_err(|_| body_error(connection.as_ref()))?;
         count.set(count.get() + bytes.len() as u64);

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::mem::take;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,9 +79,9 @@ impl Stage for Recorder {
         let records = self.records_of(exchange);
         let record = match exchange.proxy.clone() {
             Some(proxy) => {
-                let record = self.record(exchange, &proxy);
+                let record = Arc::new(self.record(exchange, &proxy));
                 outcomes::measure(&proxy, &record);
-                Some(Arc::new(record))
+                Some(record)
             }
             None => self.unmatched(exchange).map(Arc::new),
         };
@@ -138,19 +139,19 @@ impl Recorder {
         Some(self.records.clone())
     }
 
+    /// Takes from the notes what the record has.
     fn record(&self, exchange: &mut Exchange, proxy: &CompiledProxy) -> Record {
-        let mut notes = std::mem::take(&mut exchange.notes);
-        // The answer still tells it.
-        exchange.notes.warning = notes.warning.take();
-        let (events, events_dropped) = events::told(&mut notes);
-        let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
-        let (path, query) = reduce::asked(&notes, proxy);
-        let caller = exchange.caller.as_ref();
+        let (events, events_dropped) = events::told(&mut exchange.notes);
         let injected = exchange.marks[StageKind::Inject as usize] != 0;
-        let target_credential = exchange.target_credential().filter(|_| injected).cloned();
-        exchange.notes.request_bytes = notes.request_bytes;
-        exchange.notes.payload = notes.payload.take();
-        exchange.notes.spends = notes.spends;
+        let target_credential = exchange.target_credential().filter(|_| injected);
+        let target_credential_id = target_credential.map(|credential| credential.id);
+        let target_credential_generation =
+            target_credential.and_then(|credential| credential.generation.clone());
+        let (status, stages) = (exchange.status(), exchange.stage_times());
+        let source_address = source(exchange, proxy);
+        let (notes, caller) = (&mut exchange.notes, exchange.caller.as_ref());
+        let (agent, whose) = (notes.agent.as_ref(), Whose::Orgs(proxy.org));
+        let (path, query) = reduce::asked(notes, proxy);
         let bodies = self.metrics.bodies();
         bodies.seen(&notes.redacted, &notes.violations);
         Record {
@@ -159,48 +160,45 @@ impl Recorder {
             proxy_id: proxy.id,
             proxy_credential_id: caller.map(|caller| caller.credential),
             proxy_credential_generation: caller.and_then(|caller| caller.generation.clone()),
-            target_credential_id: target_credential.as_ref().map(|credential| credential.id),
-            target_credential_generation: target_credential
-                .and_then(|credential| credential.generation.clone()),
+            target_credential_id,
+            target_credential_generation,
             config_version: proxy.version.newest(),
             node: self.origin.node.clone(),
             region: self.origin.region.clone(),
             method: reduce::method(&exchange.request.method, whose),
             path,
             query,
-            status: exchange.status(),
+            status,
             upstream_status: notes.upstream_status,
             code: Cow::Borrowed(""),
             auth_failure: notes.refusal,
             started_at_us: exchange.started_at.as_microsecond(),
             total_us: 0,
-            stages: exchange.stage_times(),
+            stages,
             request_bytes: 0,
             response_bytes: 0,
             upstream_request_bytes: 0,
             upstream_response_bytes: 0,
             attempts: notes.attempts,
-            denials: notes.denials,
-            shadow_rule_ids: notes.shadow_rules,
-            filter_ids: notes.filters_changed,
-            source_address: source(exchange, proxy),
+            denials: take(&mut notes.denials),
+            shadow_rule_ids: take(&mut notes.shadow_rules),
+            filter_ids: take(&mut notes.filters_changed),
+            source_address,
             user_agent: agent.and_then(|agent| reduce::user_agent(agent, whose)),
-            upstream_ids: notes.upstream_ids,
+            upstream_ids: take(&mut notes.upstream_ids),
             trace_id: notes.trace_id.map(trace_id_text),
-            left_gateway: notes.left_gateway,
+            left_gateway: notes.left_gateway.take(),
             client_aborted: false,
             scrubbed: notes.scrubbed,
-            sends: notes.sends,
+            sends: take(&mut notes.sends),
             limited_by: limited_by(exchange.end.as_deref()),
             scrub: notes.scrub,
-            endpoints: notes.endpoints,
+            endpoints: take(&mut notes.endpoints),
             forwarded_to: outcomes::forwarded_to(proxy, notes.attempts, notes.endpoint),
-            forwarded_from: notes.forwarded_from,
+            forwarded_from: notes.forwarded_from.take(),
             payload: None,
             meters: Vec::new(),
-            presented: notes
-                .presented
-                .or_else(|| caller.and_then(Caller::presented)),
+            presented: (notes.presented.take()).or_else(|| caller.and_then(Caller::presented)),
             refused_by: refused_by(exchange.end.as_deref()),
             method_overridden: notes.method_overridden,
             events,

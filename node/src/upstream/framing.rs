@@ -12,6 +12,7 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use proto::field_name::is_there;
 
 use crate::body::RequestBody;
 
@@ -135,46 +136,86 @@ pub(super) fn receive_head(
     {
         framing.reuse = false;
     }
-    if has.content_length && headers.contains_key(CONTENT_LENGTH) {
+    if has.odd_length && headers.contains_key(CONTENT_LENGTH) {
         let (length, plain) = one_length(headers).ok_or("differing or malformed content-length")?;
         if !plain {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
     }
-    if !has.hop_by_hop {
-        return Ok(framing);
-    }
     if version != Version::HTTP_2 {
-        framing.keep_alive = headers.get(KEEP_ALIVE).and_then(keep_alive_timeout);
-        drop_named_by_connection(headers);
+        if has.keep_alive {
+            framing.keep_alive = headers.get(KEEP_ALIVE).and_then(keep_alive_timeout);
+        }
+        if has.nominations {
+            drop_named_by_connection(headers);
+        }
     }
-    remove_where(headers, |name| {
-        is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str()
-    });
+    if has.connection {
+        headers.remove(CONNECTION);
+    }
+    if has.hop_by_hop {
+        remove_where(headers, |name| {
+            is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str()
+        });
+    }
     Ok(framing)
 }
 
-/// Which kinds of fields an answer's head has, from one look at each name: nearly all answers
-/// have few of those that matter here.
+/// Which kinds of fields an answer's head has, from one look at each: nearly all answers have few
+/// of those that matter here, and what nearly all have says the same.
 #[derive(Default)]
 struct Present {
     transfer_encoding: bool,
     content_length: bool,
-    hop_by_hop: bool,
+    /// Not one `Content-Length` that stands there as it should.
+    odd_length: bool,
     challenge: bool,
+    keep_alive: bool,
+    connection: bool,
+    /// Some `Connection` names fields.
+    nominations: bool,
+    /// Others than `Connection`.
+    hop_by_hop: bool,
 }
 
 impl Present {
     fn of(headers: &HeaderMap) -> Self {
         let mut has = Self::default();
-        for name in headers.keys().map(HeaderName::as_str) {
-            has.transfer_encoding |= name == "transfer-encoding";
-            has.content_length |= name == "content-length";
-            has.challenge |= name == "www-authenticate";
-            has.hop_by_hop |= is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str();
+        for (name, value) in headers {
+            match name.as_str() {
+                "connection" => {
+                    has.connection = true;
+                    has.nominations |= !names_nothing(value);
+                }
+                "content-length" => {
+                    has.odd_length |= has.content_length || !is_plain_length(value);
+                    has.content_length = true;
+                }
+                "www-authenticate" => has.challenge = true,
+                name => {
+                    has.transfer_encoding |= name == "transfer-encoding";
+                    has.keep_alive |= name == "keep-alive";
+                    has.hop_by_hop |= is_hop_by_hop(name) || name == PROXY_AUTHENTICATE.as_str();
+                }
+            }
         }
         has
     }
+}
+
+/// Whether a `Content-Length` is as short as a length is, and in digits.
+fn is_plain_length(value: &HeaderValue) -> bool {
+    match value.as_bytes() {
+        b"0" => true,
+        [b'1'..=b'9', rest @ ..] => rest.len() < 18 && rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// What nearly all `Connection` fields say.
+fn names_nothing(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
 /// Removes the fields with such names; costs a look at each name when there are none.
@@ -223,12 +264,7 @@ fn keep_alive_timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 fn drop_named_by_connection(headers: &mut HeaderMap) {
-    // What nearly all say names nothing.
-    let usual = |value: &HeaderValue| {
-        let value = value.as_bytes();
-        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-    };
-    if headers.get_all(CONNECTION).iter().all(usual) {
+    if !is_there(headers, &CONNECTION) || headers.get_all(CONNECTION).iter().all(names_nothing) {
         return;
     }
     let named: Vec<HeaderName> = headers

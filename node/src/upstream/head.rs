@@ -57,6 +57,21 @@ pub type Resend = Box<(RequestHead, RequestBody)>;
 const SENT_AT: HeaderName = HeaderName::from_static("requestrocket-sent-at");
 
 impl RequestHead {
+    /// All of it; what stays is empty.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            method: std::mem::take(&mut self.method),
+            target: self.take_target(),
+            headers: std::mem::take(&mut self.headers),
+            terms: self.terms,
+        }
+    }
+
+    /// Its target; what stays is `/`.
+    pub(super) fn take_target(&mut self) -> PathAndQuery {
+        std::mem::replace(&mut self.target, PathAndQuery::from_static("/"))
+    }
+
     /// Tells the target for which instant the gate has counted it, else when this is called, where
     /// that is wanted.
     pub fn tell_sent_at(&mut self, leave: Leave) {

@@ -93,7 +93,8 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and waits for the head of its answer.
+    /// Sends one request and waits for the head of its answer. Head and body are taken out where it
+    /// is sent.
     ///
     /// `gate` is called with the attempt's number (from 1) for every attempt, in the same poll and
     /// directly before the request is handed to the connection. That is the instant at which
@@ -109,10 +110,10 @@ impl Upstream {
     pub fn send<G>(
         &self,
         destination: &Arc<Destination>,
-        head: RequestHead,
-        body: RequestBody,
+        head: &mut RequestHead,
+        body: &mut RequestBody,
         gate: &mut Gate<'_, G>,
-    ) -> impl Future<Output = Result<Answer, SendError<G>>> {
+    ) -> impl Future<Output = Result<Box<Answer>, SendError<G>>> {
         send::send(&self.pools, destination, head, body, gate)
     }
 

@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::error::Error as _;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -36,15 +36,11 @@ use super::timer::due;
 use crate::body::RequestBody;
 
 /// An attempt without an answer.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for one match of one failed attempt"
-)]
 enum Missed<G> {
     Gate(G),
     Failed(FailureKind, MaybeCarriedOut, Option<Resend>),
     /// Worth a second attempt, with what that needs.
-    Again(RequestHead, RequestBody, FailureKind, MaybeCarriedOut),
+    Again(Resend, FailureKind, MaybeCarriedOut),
 }
 
 type MaybeCarriedOut = bool;
@@ -58,14 +54,15 @@ struct Exchange<'a> {
     sent_at: Cell<Instant>,
 }
 
-/// Sends a request; see [`super::Upstream::send`].
+/// Sends a request; see [`super::Upstream::send`]. Until it is handed to hyper it stays where it
+/// is: each step that it is moved to would copy it.
 pub(super) async fn send<G>(
     pools: &Rc<Pools>,
     destination: &Arc<Destination>,
-    mut head: RequestHead,
-    body: RequestBody,
+    head: &mut RequestHead,
+    body: &mut RequestBody,
     gate: &mut Gate<'_, G>,
-) -> Result<Answer, SendError<G>> {
+) -> Result<Box<Answer>, SendError<G>> {
     let total = destination.parts.timeouts.total;
     let total_due = total.map(|total| due(head.terms.asked_at, total));
     let exchange = Exchange {
@@ -74,26 +71,28 @@ pub(super) async fn send<G>(
         total_due,
         sent_at: Cell::new(head.terms.asked_at),
     };
-    if !is_sendable(&head) {
+    if !is_sendable(head) {
         return Err(Missed::Failed(FailureKind::BadTarget, false, None).into_error(0));
     }
     clean_request(&mut head.headers);
     let mut attempts = 0;
-    let (head, body, kind, first_maybe_carried_out) = match exchange
-        .attempt(head, body, Wanted::Any, &mut attempts, gate)
-        .await
-    {
+    let first = exchange.attempt((head, body), Wanted::Any, &mut attempts, gate);
+    let (mut again, kind, first_maybe_carried_out) = match first.await {
         Ok(answer) => return Ok(answer),
-        Err(Missed::Again(head, body, kind, maybe)) => (head, body, kind, maybe),
+        Err(Missed::Again(again, kind, maybe)) => (again, kind, maybe),
         Err(missed) => return Err(missed.into_error(attempts)),
     };
     let ended = Instant::now().into_std();
     let earlier = vec![Earlier { kind, ended }];
     // Boxed: it is rare, and the future of every request would have room for it.
     let wanted = Wanted::After(exchange.sent_at.get());
-    let second = Box::pin(exchange.attempt(head, body, wanted, &mut attempts, gate)).await;
+    let (head, body) = &mut *again;
+    let second = Box::pin(exchange.attempt((head, body), wanted, &mut attempts, gate)).await;
     match second {
-        Ok(answer) => Ok(Answer { earlier, ..answer }),
+        Ok(mut answer) => {
+            answer.earlier = earlier;
+            Ok(answer)
+        }
         Err(missed) => Err(match missed.into_error(attempts) {
             SendError::Failed(failure) => {
                 SendError::Failed(failure.after(earlier, first_maybe_carried_out))
@@ -116,9 +115,7 @@ impl<G> Missed<G> {
         let (kind, maybe_carried_out, again) = match self {
             Self::Gate(why) => return SendError::Gate(Stopped::after(attempts, why)),
             Self::Failed(kind, maybe_carried_out, again) => (kind, maybe_carried_out, again),
-            Self::Again(head, body, kind, maybe_carried_out) => {
-                (kind, maybe_carried_out, Some(Box::new((head, body))))
-            }
+            Self::Again(again, kind, maybe_carried_out) => (kind, maybe_carried_out, Some(again)),
         };
         SendError::Failed(Failure {
             kind,
@@ -133,12 +130,11 @@ impl<G> Missed<G> {
 impl Exchange<'_> {
     async fn attempt<G>(
         &self,
-        mut head: RequestHead,
-        body: RequestBody,
+        (head, body): (&mut RequestHead, &mut RequestBody),
         wanted: Wanted,
         attempts: &mut u32,
         gate: &mut Gate<'_, G>,
-    ) -> Result<Answer, Missed<G>> {
+    ) -> Result<Box<Answer>, Missed<G>> {
         let timeouts = &self.destination.parts.timeouts;
         let asked_at = Instant::now();
         let connect_due = self.sooner(due(asked_at, timeouts.connect));
@@ -151,16 +147,17 @@ impl Exchange<'_> {
         };
         let (method, terms, received) = (head.method.clone(), head.terms, lease.received());
         // From the gate's leave to the send there is no wait: what it counts is what is sent.
-        let passing = gate::pass(gate, (&mut *attempts, &mut head), self.total_due).await;
+        let passing = gate::pass(gate, (&mut *attempts, &mut *head), self.total_due).await;
         let Some(leave) = passing.map_err(Missed::Gate)? else {
             return Err(unsent(FailureKind::Held, head, body));
         };
-        let copy = replay_copy(&head, &body, &lease);
+        let copy = replay_copy(head, body, &lease);
         let is_authenticated = authenticates_connection(&head.headers);
         let sent_at = Instant::now();
         self.sent_at.set(sent_at);
         let (request, progress) = self.request((head, leave), body, &lease, sent_at);
         let (mut lease, outcome) = lease.send(request);
+        let outcome = pin!(outcome);
         let outcome = self
             .wait(outcome, &mut lease, progress.as_deref(), sent_at)
             .await;
@@ -186,7 +183,7 @@ impl Exchange<'_> {
             lease.detach();
         }
         let held = Held::new(lease, progress, framing);
-        Ok(Answer {
+        Ok(Box::new(Answer {
             status: parts.status,
             headers: parts.headers,
             version: parts.version,
@@ -198,7 +195,7 @@ impl Exchange<'_> {
             first_byte_time: sent_at.elapsed(),
             earlier: Vec::new(),
             again: copy.filter(|_| elsewhere).map(Box::new),
-        })
+        }))
     }
 
     fn sooner(&self, instant: Instant) -> Instant {
@@ -229,31 +226,31 @@ impl Exchange<'_> {
 
     fn request(
         &self,
-        (mut head, leave): (RequestHead, Leave),
-        body: RequestBody,
+        (head, leave): (&mut RequestHead, Leave),
+        body: &mut RequestBody,
         lease: &Lease,
         now: Instant,
     ) -> (Request<SentBody>, Option<Rc<Progress>>) {
         head.tell_sent_at(leave);
         let uri = match lease {
             Lease::Http1 { .. } => {
-                frame_request(&mut head.headers, &head.method, &body);
+                frame_request(&mut head.headers, &head.method, body);
                 head.headers
                     .insert(HOST, self.destination.host_header.clone());
-                Uri::from(head.target)
+                Uri::from(head.take_target())
             }
             Lease::Http2 { .. } => {
                 head.headers.remove(TRANSFER_ENCODING);
                 head.headers.remove(HOST);
-                self.absolute(head.target)
+                self.absolute(head.take_target())
             }
         };
         let is_shared = matches!(lease, Lease::Http2 { .. });
-        let (body, progress) = SentBody::new(body, is_shared, now);
+        let (body, progress) = SentBody::new(std::mem::take(body), is_shared, now);
         let mut request = Request::new(body);
-        *request.method_mut() = head.method;
+        *request.method_mut() = std::mem::take(&mut head.method);
         *request.uri_mut() = uri;
-        *request.headers_mut() = head.headers;
+        *request.headers_mut() = std::mem::take(&mut head.headers);
         (request, progress)
     }
 
@@ -273,13 +270,12 @@ impl Exchange<'_> {
     /// the target has nothing to answer yet; the listener sees to callers that stop.
     async fn wait(
         &self,
-        outcome: impl Future<Output = Outcome>,
+        mut outcome: Pin<&mut impl Future<Output = Outcome>>,
         lease: &mut Lease,
         progress: Option<&Progress>,
         sent_at: Instant,
     ) -> Option<Outcome> {
         let first_byte = self.destination.parts.timeouts.first_byte;
-        let mut outcome = pin!(outcome);
         // The first poll writes the request. To ask for the answer then would only have this task
         // wake itself when the answer is there, a second time.
         let mut writes_only = lease.is_held();
@@ -311,9 +307,12 @@ impl Exchange<'_> {
 }
 
 /// A request for which there was no connection.
-fn unsent<G>(kind: FailureKind, head: RequestHead, body: RequestBody) -> Missed<G> {
-    let again = head.terms.has_alternatives;
-    Missed::Failed(kind, false, again.then(|| Box::new((head, body))))
+fn unsent<G>(kind: FailureKind, head: &mut RequestHead, body: &mut RequestBody) -> Missed<G> {
+    let again = match head.terms.has_alternatives {
+        true => Some(Box::new((head.take(), std::mem::take(body)))),
+        false => None,
+    };
+    Missed::Failed(kind, false, again)
 }
 
 /// An attempt that may have been carried out.
@@ -350,7 +349,7 @@ fn missed<G>(
                     headers: parts.headers,
                     terms,
                 };
-                Missed::Again(head, body.into_inner(), kind, false)
+                Missed::Again(Box::new((head, body.into_inner())), kind, false)
             }
             None => Missed::Failed(kind, false, None),
         };
@@ -363,7 +362,7 @@ fn missed<G>(
     }
     let kind = FailureKind::Reset(describe(&error).into());
     match copy {
-        Some((head, body)) if here => Missed::Again(head, body, kind, true),
+        Some(copy) if here => Missed::Again(Box::new(copy), kind, true),
         copy => maybe_done(kind, copy),
     }
 }

@@ -156,6 +156,14 @@ impl<'a> PathReading<'a> {
         std::iter::once(raw).chain(more.filter(move |reading| *reading != raw))
     }
 
+    /// The one of [`PathReading::readings`] where there is no other, as of nearly every path.
+    pub fn only(&self) -> Option<&str> {
+        match (self.judged(), &self.with_parameters) {
+            ((raw, None), None) => Some(raw),
+            _ => None,
+        }
+    }
+
     /// The raw reading, and the canonical one where it differs.
     ///
     /// An empty path is judged as `/`, which is what the upstream receives.

@@ -97,6 +97,8 @@ fn what_follows_a_semicolon_is_judged_as_well() {
     let readings = |raw: &'static str| {
         let reading = PathReading::parse(raw.as_bytes(), PathOptions::default()).unwrap();
         let readings: Vec<String> = reading.readings().map(str::to_owned).collect();
+        let only = reading.only().map(|only| vec![only.to_owned()]);
+        assert_eq!(only, (readings.len() == 1).then(|| readings.clone()));
         readings
     };
     assert_eq!(readings("/run/a"), ["/run/a"]);

@@ -263,9 +263,11 @@ impl CompiledRule {
             Effect::Allow => (&mut found).all(fits),
         };
         match (&path.pattern, hits) {
-            (PathPattern::Alone(regex), _) => {
-                both(&mut facts.path_texts().map(|text| regex.is_match(text)))
-            }
+            // The usual case, which the chains of iterators would take several times as long for.
+            (PathPattern::Alone(regex), _) => match facts.only_path_text() {
+                Some(text) => fits(regex.is_match(text)),
+                None => both(&mut facts.path_texts().map(|text| regex.is_match(text))),
+            },
             (PathPattern::InSet(number), PathHits::Found(readings)) => {
                 both(&mut readings.iter().map(|reading| reading.matched(*number)))
             }

@@ -183,6 +183,14 @@ impl<'a> Facts<'a> {
         std::iter::once(&self.method).chain(&self.overrides)
     }
 
+    /// The one of [`Facts::path_texts`] where there is no other.
+    pub(super) fn only_path_text(&self) -> Option<&str> {
+        match self.path_overrides {
+            [] => self.path.only(),
+            _ => None,
+        }
+    }
+
     /// Every reading of every path.
     pub(super) fn path_texts(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.path)

@@ -364,7 +364,8 @@ fn nothing_is_sent_or_counted_once_the_time_is_over() {
                     asked.set(asked.get() + 1);
                     Err(Hold::<()>::Until(Box::pin(std::future::pending())))
                 };
-                let sent = upstream.send(destination, request, RequestBody::Empty, &mut gate);
+                let mut body = RequestBody::Empty;
+                let sent = upstream.send(destination, &mut request, &mut body, &mut gate);
                 match sent.await {
                     Err(SendError::Failed(failure)) => name(&failure),
                     other => panic!("{other:?}"),
@@ -613,8 +614,8 @@ fn only_paths_are_asked_for() {
 fn an_exchange_in_flight_is_small() {
     let (upstream, peer) = (upstream(), destination("127.0.0.1", 1, |_| {}));
     let mut gate = open_gate;
-    let request = head(Method::GET, "/");
-    let exchange = upstream.send(&peer, request, RequestBody::Empty, &mut gate);
+    let (mut request, mut body) = (head(Method::GET, "/"), RequestBody::Empty);
+    let exchange = upstream.send(&peer, &mut request, &mut body, &mut gate);
     // One per request in flight, moved when it is spawned: what is rare is boxed.
     let size = std::mem::size_of_val(&exchange);
     assert!(size <= 3072, "{size} bytes");

@@ -138,10 +138,11 @@ fn open_gate(_attempt: u32, _head: &mut RequestHead) -> Result<Leave, Hold<Infal
 async fn send(
     upstream: &Upstream,
     destination: &Arc<Destination>,
-    head: RequestHead,
-    body: RequestBody,
-) -> Result<Answer, Failure> {
-    match upstream.send(destination, head, body, &mut open_gate).await {
+    mut head: RequestHead,
+    mut body: RequestBody,
+) -> Result<Box<Answer>, Failure> {
+    let sent = upstream.send(destination, &mut head, &mut body, &mut open_gate);
+    match sent.await {
         Ok(answer) => Ok(answer),
         Err(SendError::Failed(failure)) => Err(failure),
         Err(SendError::Gate(stopped)) => match stopped.why {},
@@ -149,7 +150,7 @@ async fn send(
 }
 
 /// Sends a GET without a gate.
-async fn get(upstream: &Upstream, destination: &Arc<Destination>) -> Result<Answer, Failure> {
+async fn get(upstream: &Upstream, destination: &Arc<Destination>) -> Result<Box<Answer>, Failure> {
     send(
         upstream,
         destination,
@@ -172,7 +173,7 @@ async fn read(body: &mut AnswerBody) -> (String, Option<AnswerError>) {
 }
 
 /// Gets `/` and expects a whole body.
-async fn get_text(upstream: &Upstream, destination: &Arc<Destination>) -> (String, Answer) {
+async fn get_text(upstream: &Upstream, destination: &Arc<Destination>) -> (String, Box<Answer>) {
     let mut answer = get(upstream, destination).await.unwrap();
     let (text, error) = read(&mut answer.body).await;
     assert_eq!(error, None);

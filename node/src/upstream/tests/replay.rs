@@ -70,7 +70,7 @@ fn an_idempotent_request_is_sent_again_once_if_nothing_answered() {
             let mut request = head(method.clone(), "/");
             request.terms.has_idempotency_key = key;
             let outcome = upstream
-                .send(&destination, request, body(), &mut gate)
+                .send(&destination, &mut request, &mut body(), &mut gate)
                 .await;
             let (got, attempts) = match outcome {
                 Ok(mut answer) => (read(&mut answer.body).await.0, answer.attempts),
@@ -219,9 +219,14 @@ fn the_gate_is_asked_for_every_attempt_and_can_refuse() {
                     Ok(None)
                 }
             };
-            let request = head(Method::GET, "/");
+            let mut request = head(Method::GET, "/");
             let outcome = upstream
-                .send(&destination, request, RequestBody::Empty, &mut gate)
+                .send(
+                    &destination,
+                    &mut request,
+                    &mut RequestBody::Empty,
+                    &mut gate,
+                )
                 .await;
             match outcome {
                 Err(SendError::Gate(stopped)) => {
@@ -258,15 +263,15 @@ fn a_gate_may_make_an_attempt_wait() {
                 _ => Err(Hold::Refused(attempt)),
             }
         };
-        let request = head(Method::GET, "/");
-        let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
+        let (mut request, mut body) = (head(Method::GET, "/"), RequestBody::Empty);
+        let sent = upstream.send(&destination, &mut request, &mut body, &mut gate);
         let mut answer = sent.await.unwrap();
         assert_eq!(read(&mut answer.body).await.0, "from 0");
         assert_eq!((answer.attempts, asked.get(), requests.get()), (1, 2, 1));
         let mut gate =
             |_, _: &mut RequestHead| Err(Hold::Until(Box::pin(async { Err("refused") })));
-        let request = head(Method::GET, "/");
-        let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
+        let (mut request, mut body) = (head(Method::GET, "/"), RequestBody::Empty);
+        let sent = upstream.send(&destination, &mut request, &mut body, &mut gate);
         let Err(SendError::Gate(stopped)) = sent.await else {
             panic!("the gate refuses");
         };
@@ -286,8 +291,8 @@ fn a_gate_may_change_what_is_sent_and_finds_it_so_in_the_next_attempt() {
             found.set(head.headers.insert("x-attempt", attempt.into()));
             Ok::<_, Hold<Infallible>>(None)
         };
-        let request = head(Method::GET, "/");
-        let sent = upstream.send(&destination, request, RequestBody::Empty, &mut gate);
+        let (mut request, mut body) = (head(Method::GET, "/"), RequestBody::Empty);
+        let sent = upstream.send(&destination, &mut request, &mut body, &mut gate);
         let mut answer = sent.await.unwrap();
         assert_eq!(read(&mut answer.body).await.0, "from 1");
         assert_eq!((answer.attempts, requests.get()), (2, 3));
