@@ -160,10 +160,10 @@ impl Case<'_> {
     }
 
     /// What the stage does for a request.
-    fn admit(&self, subject: &Subject<'_>) -> (Applied, DrawAll) {
+    fn admit(&self, subject: &Subject<'_>) -> (Arc<Applied>, DrawAll) {
         let applied = match self.metering.fixed() {
             Some(applied) => applied.clone(),
-            None => self.metering.of(None, subject).expect("no body decides"),
+            None => Arc::new(self.metering.of(None, subject).expect("no body decides")),
         };
         let drawn = applied.first.draw(SystemClock.boot_ns());
         (applied, drawn)

@@ -252,6 +252,8 @@ async fn send(
         }
     };
     let ended = inbound::while_wanted(wanted, metrics.cut(), pin!(sending)).await;
+    // What of it nobody has asked for is given back.
+    drop(body);
     let unsent = match attempts.get() {
         // No byte of it was asked for.
         0 => lent.take_back(),

@@ -345,7 +345,10 @@ impl Tokens {
         self.had |= 1 << at;
         match &self.first {
             None => self.first = Some((at, token)),
-            Some(_) => self.others.push((at, token)),
+            Some(_) => {
+                let to = self.others.partition_point(|(place, _)| *place < at);
+                self.others.insert(to, (at, token));
+            }
         }
     }
 

@@ -98,6 +98,10 @@ async fn to_target(
         true => Box::pin(failover::body(exchange, &head.method, head.terms)).await?,
         false => exchange.body.take(),
     };
+    if head.terms.has_alternatives {
+        // The caller's time for its body is not the target's.
+        head.terms.asked_at = Instant::now();
+    }
     let applied = exchange.applied.take();
     let tokens = match &applied {
         Some(applied) if !exchange.drawn => {

@@ -141,7 +141,8 @@ async fn send(
     mut head: RequestHead,
     mut body: RequestBody,
 ) -> Result<Box<Answer>, Failure> {
-    let sent = upstream.send(destination, &mut head, &mut body, &mut open_gate);
+    let mut gate = open_gate;
+    let sent = upstream.send(destination, &mut head, &mut body, &mut gate);
     match sent.await {
         Ok(answer) => Ok(answer),
         Err(SendError::Failed(failure)) => Err(failure),
