@@ -15,6 +15,7 @@ use proto::proxy::OnClientAbort;
 use tokio::time::Instant;
 
 use crate::actor::{Next, Stage, StageKind};
+use crate::body::RequestBody;
 use crate::credentials::live::Whose;
 use crate::elsewhere::passing;
 use crate::events::Noting;
@@ -94,18 +95,14 @@ async fn to_target(
     let picked = proxy.target.endpoints.first()?;
     let mut head = request_head(exchange, proxy)?;
     payload::watch_request(exchange, &head.headers);
+    // What is rare is boxed: the future of every request would have room for it.
     let mut body = match head.terms.has_alternatives {
-        true => Box::pin(failover::body(exchange, &head.method, head.terms)).await?,
+        true => Box::pin(body_of(exchange, &mut head)).await?,
         false => exchange.body.take(),
     };
-    if head.terms.has_alternatives {
-        // The caller's time for its body is not the target's.
-        head.terms.asked_at = Instant::now();
-    }
     let applied = exchange.applied.take();
     let tokens = match &applied {
         Some(applied) if !exchange.drawn => {
-            // Boxed: it is rare, and the future of every request would have room for it.
             Box::pin(draw(exchange, applied, &mut head.terms)).await?
         }
         _ => exchange.tokens.take(),
@@ -136,7 +133,6 @@ async fn to_target(
     let sent = outcomes::ended(sent, attempts.passed());
     let sent = match failover::is_due(proxy, &sent) {
         false => outcomes::settle(exchange, proxy, picked, sent),
-        // Boxed: it is rare, and the future of every request would have room for it.
         true => {
             let (met, spent) = ((picked, sent), &mut attempts);
             let next = failover::run(upstream, metrics, exchange, proxy, met, spent);
@@ -157,6 +153,14 @@ async fn to_target(
     }
     reflected::scrub_head(exchange, metrics, proxy, &mut answer.headers);
     answered(exchange, metrics, answer, whole)
+}
+
+/// The body of a request that may go to another endpoint: read, where it is small. The caller's time
+/// for that is not the target's.
+async fn body_of(exchange: &mut Exchange, head: &mut RequestHead) -> Result<RequestBody, EarlyEnd> {
+    let body = failover::body(exchange, &head.method, head.terms).await?;
+    head.terms.asked_at = Instant::now();
+    Ok(body)
 }
 
 /// Warns the caller of what its meters say, and notes where they are spent of without the store.
