@@ -370,7 +370,7 @@ fn where_a_given_key_stood_nothing_is_taken_for_one_when_it_is_over() {
     let others = "a-key-of-somebody-else";
     assert_eq!(status(others), 401);
     let rotate = format!("/credentials/{}/rotate", ids[0].as_str().expect("an id"));
-    let rotated = gateway.api("POST", &rotate, Some(&json!({"overlap_ms": 1})));
+    let rotated = gateway.api("POST", &rotate, Some(&json!({"overlap_ms": 3_000})));
     assert_eq!(rotated.status(), 200, "{}", rotated.text());
     // It is the open credential's caller.
     wait_for("the end of the overlap", || {
