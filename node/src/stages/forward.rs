@@ -155,8 +155,8 @@ async fn to_target(
     answered(exchange, metrics, answer, whole)
 }
 
-/// The body of a request that may go to another endpoint: read, where it is small. The caller's time
-/// for that is not the target's.
+/// The body of a request that may go to another endpoint: read, where it is small. The caller's
+/// time for that is not the target's.
 async fn body_of(exchange: &mut Exchange, head: &mut RequestHead) -> Result<RequestBody, EarlyEnd> {
     let body = failover::body(exchange, &head.method, head.terms).await?;
     head.terms.asked_at = Instant::now();
