@@ -226,8 +226,8 @@ fn a_follower_killed_at_any_write_has_each_version_whole_and_once() {
             let killed = (1..=writes).filter(|nth| scene.killed_at(*nth, moment));
             let killed = killed.count() as u64;
             eprintln!("{replaced} secrets: killed {moment:?} {killed} of {writes} writes");
-            // Of what comes last the one or the other may come with the version after it.
-            assert!(killed + 1 >= writes, "{killed} of {writes} writes");
+            // Not each version takes as many.
+            assert!(killed >= least, "{killed} of {writes} writes");
         }
     }
 }

@@ -65,11 +65,12 @@ impl Lending {
         self.wanted_beyond(0)
     }
 
-    /// The same of those that want more than so many.
+    /// The same without so many of each.
     pub(super) fn wanted_beyond(&self, each: u64) -> u64 {
         let wanted = self.pending.iter().map(|pending| pending.wanted);
-        let wanted = wanted.filter(|wanted| *wanted > each);
-        wanted.fold(0, u64::saturating_add)
+        wanted.fold(0, |sum: u64, wanted| {
+            sum.saturating_add(wanted.saturating_sub(each))
+        })
     }
 
     /// When the oldest wait is over, or who waits is to be told that it still does.

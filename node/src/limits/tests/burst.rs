@@ -111,7 +111,6 @@ fn shared_burst(limit: u64, here: u64, there: u64) -> (u64, u64, u64) {
 #[test]
 fn a_burst_on_several_nodes_takes_one_write_and_is_divided() {
     assert_eq!(shared_burst(33, 10, 23), (10, 23, 1));
-    assert_eq!(shared_burst(1_000, 100, 300), (100, 300, 1));
     let (sent, lent, writes) = shared_burst(33, 33, 33);
     assert_eq!((sent + lent, writes), (33, 1));
     assert!(sent >= 16 && lent >= 16, "{sent} here, {lent} there");
