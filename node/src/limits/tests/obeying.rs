@@ -37,8 +37,8 @@ fn limit(window: Window) -> impl Strategy<Value = (Limit, u64)> {
 }
 
 /// Uses all of a limit, sends so many more callers that are refused, and lets them come again as
-/// told. How long after its call each was told to come, in the order of their refusals, and how
-/// many of the first `most` were refused once more.
+/// told. How long each that was refused at once was told to wait, in their order, and how many of
+/// the first `most` were refused once more.
 fn check(limit: Limit, most: u64, (used_over_ms, more): (u64, u64), by: By) -> (Vec<u64>, u64) {
     let mut world = World::new(10);
     let spec = Arc::new(MeterSpec::new("", 1, vec![limit]).unwrap());
@@ -68,9 +68,10 @@ fn check(limit: Limit, most: u64, (used_over_ms, more): (u64, u64), by: By) -> (
     let mut comes: Vec<(u64, usize)> = Vec::new();
     for (at, (_, at_ns, refusal)) in refused.enumerate() {
         let wait = refusal.retry_after;
-        // One may have waited before it was refused.
-        let wait_ns = u64::try_from(wait.as_nanos()).unwrap();
-        waits.push(at_ns + wait_ns - asked_ns);
+        // One that has waited before it was refused has its number from the end of that.
+        if at_ns == asked_ns {
+            waits.push(u64::try_from(wait.as_nanos()).unwrap());
+        }
         let told_ms = match by {
             By::Seconds => retry_after(wait) * 1_000,
             By::Millis => u64::try_from(wait.as_nanos().div_ceil(u128::from(MS))).unwrap(),
