@@ -123,7 +123,7 @@ fn a_key_is_rotated_in_one_region_and_known_in_the_other() {
     let published = keyring(two.folder(), &[&["publish"][..], &files].concat());
     assert_eq!(published["key"], new);
     eu = again(eu, &two.eu_start());
-    wait_shown(&eu, "us", "the link to us", |shown| {
+    wait_shown(&eu, "eu", "the link to us", |shown| {
         shown["replication"]["connected"] == true
     });
     us = again(us, &two.us_start());
