@@ -1086,8 +1086,10 @@ async fn nothing_is_built_on_a_store_that_went_back_or_was_tampered_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_to_be_published_is_too_large_for_a_dry_run() {
     let world = world().await;
-    let mut policy = Policy::default();
-    policy.content_by_region = true;
+    let policy = Policy {
+        content_by_region: true,
+        ..Policy::default()
+    };
     let publisher = allowing(&world.store, &world.ring, policy);
     let caller = create_credential(&publisher, 1_001, "proxy", "a-secret-of-24-characters-1");
     publisher
