@@ -41,8 +41,7 @@ fn without_store(id: &str, mode: Mode) -> String {
     format!("{id} goes by {mode}: neither the node that keeps it nor the store can be reached")
 }
 
-/// The answer to a request for which no place among the calls in flight is free. The unit of its
-/// quota is named as in section 3.1.2 of draft-ietf-httpapi-ratelimit-headers-11.
+/// The answer to a request for which no place among the calls in flight is free.
 pub fn in_flight(refusal: &SlotRefusal) -> EarlyEnd {
     let named = named(&refusal.meter, &refusal.spec.name);
     let (code, detail) = if refusal.lost {

@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use super::cell::{CELLS, Cells, Charge};
 use super::configured::Taken;
 use super::corrections::Corrections;
-use super::demand::WRITE_INTERVAL_NS;
 use super::estimate::Estimates;
 use super::hold::HoldQueue;
 use super::key::MeterKey;
@@ -24,7 +23,6 @@ use super::registry::Brought;
 use super::restraint::Restraint;
 use super::shared::Shared;
 use super::token::Place;
-use super::told::{self, Told};
 use super::view::{Verdict, View};
 
 pub use super::token::Token;
@@ -59,8 +57,8 @@ pub struct Meter {
     pub(super) low_water: AtomicU64,
     /// Draws that found no token.
     pub(super) unmet: AtomicU64,
-    /// Tokens to come that refused callers know of.
-    pub(super) told: Told,
+    /// Callers refused since the last refill.
+    pub(super) refused: AtomicU64,
     /// Tokens that requests wait for now.
     pub(super) waiting: AtomicU64,
     /// These requests.
@@ -117,7 +115,7 @@ impl Meter {
             missed: AtomicU64::new(0),
             restraint,
             unmet: AtomicU64::new(0),
-            told: Told::default(),
+            refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             callers: AtomicU64::new(0),
             asked: AtomicBool::new(false),
@@ -166,7 +164,7 @@ impl Meter {
         }
         if self.callers.fetch_add(1, Ordering::Relaxed) >= self.shared.waiting_max {
             self.callers.fetch_sub(1, Ordering::Relaxed);
-            let k = self.told.next(amount, now_ns);
+            let k = self.refused_next(amount);
             return Draw::Refused(Box::new(self.refusal(Cause::Crowded, k, now_ns)));
         }
         self.waiting.fetch_add(amount, Ordering::Relaxed);
@@ -310,35 +308,33 @@ impl Meter {
         if let Some(paused) = self.paused(now_ns) {
             return Some(paused);
         }
-        let (cause, first) = match self.view.load().verdict {
-            Verdict::Refuse { until_ns, cause } if now_ns < until_ns => (cause, 0),
-            // What comes next is for those who wait.
-            _ if self.has_too_few(amount, before, now_ns) => (Cause::Empty, before),
+        let cause = match self.view.load().verdict {
+            Verdict::Refuse { until_ns, cause } if now_ns < until_ns => cause,
+            _ if self.has_too_few(amount, before, now_ns) => Cause::Empty,
             _ => return None,
         };
-        let k = self.told.next(amount, now_ns).saturating_add(first);
+        let k = self.refused_next(amount);
         Some(self.refusal(cause, k, now_ns).short(self, amount, now_ns))
     }
 
     /// Whether less is known to be there, in hand and in the store, than is to be set aside by this
     /// request and those that wait before it. What answers give back keeps a meter of values from
-    /// ever being quite empty, and so does a bucket that fills as fast as it may be written:
-    /// without counting who waits already, all would wait for what comes back, each longer than
-    /// the one before.
+    /// ever being quite empty: without counting who waits already, all would wait for what comes
+    /// back, each longer than the one before.
     fn has_too_few(&self, amount: u64, before: u64, now_ns: u64) -> bool {
         let view = self.view.load();
-        if view.answered_ns == 0 || view.mode == Mode::Open {
+        if amount <= 1 || view.answered_ns == 0 || view.mode == Mode::Open {
             return false;
         }
-        let by_ns = match amount {
-            // The next write has what is free by then; of another node's nothing is known.
-            0 | 1 if before > 0 && view.owned => now_ns.saturating_add(WRITE_INTERVAL_NS),
-            0 | 1 => return false,
-            _ => now_ns,
-        };
-        let free = view.free(by_ns);
+        let free = view.free(now_ns);
         let coming = free.saturating_add(view.coming);
         coming.saturating_add(self.in_hand(now_ns)) < amount.saturating_add(before)
+    }
+
+    /// The number of the last token of those that were refused since the last refill.
+    pub(super) fn refused_next(&self, amount: u64) -> u64 {
+        let before = self.refused.fetch_add(amount, Ordering::Relaxed);
+        before.saturating_add(amount)
     }
 
     /// What is left of the limit of a window, and what a request that spends `amount` sets aside.
@@ -353,10 +349,7 @@ impl Meter {
         self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
         self.restraint.note_refusal(cause);
         let view = self.view.load();
-        let k = k.min(told::last(view.spec.limits()));
         let (retry_after, window) = view.retry_after(cause, k, now_ns);
-        self.told
-            .until(now_ns.saturating_add(super::nanos(retry_after)));
         let limits = view.limits(0, now_ns);
         let limit = window
             .and_then(|window| limits.iter().find(|limit| limit.window == window))

@@ -29,7 +29,7 @@
 //! | `meter`, `token`, `tokens` | what the pipeline holds |
 //! | `waiting`, `hold` | who waits, and in which order |
 //! | `key`, `memo`, `registry` | which meters there are, and how many at most |
-//! | `view`, `published`, `refusal`, `told`, `without` | what callers and operators are told |
+//! | `view`, `published`, `refusal`, `without` | what callers and operators are told |
 //! | `estimate`, `corrections` | what is set aside for an answer, and what it has cost |
 //! | `slots` | concurrency: calls in flight |
 //! | `restraint`, `learned`, `pauses`, `raises`, `leased` | what targets and people ask for |
@@ -82,7 +82,6 @@ pub mod state;
 mod sweep;
 mod token;
 mod tokens;
-mod told;
 mod usage;
 mod view;
 mod waiting;

@@ -55,8 +55,6 @@ pub struct View {
     pub answered_ns: u64,
     /// Tokens that are on their way to this node, or may be.
     pub coming: u64,
-    /// Whether this node takes from the store itself: nobody else has some of what is free.
-    pub owned: bool,
 }
 
 impl View {
@@ -72,7 +70,6 @@ impl View {
             mode: Mode::Store,
             answered_ns: 0,
             coming: 0,
-            owned: false,
         }
     }
 

@@ -132,9 +132,9 @@ impl Waiting {
         let meter = &self.meter;
         let clock = Arc::clone(&meter.shared.clock);
         let refused = |cause: Cause, before: u64| {
-            let now_ns = clock.boot_ns();
-            let k = meter.told.next(self.amount, now_ns);
+            let k = meter.refused_next(self.amount);
             let k = k.saturating_add(before.saturating_mul(self.amount));
+            let now_ns = clock.boot_ns();
             let refusal = meter.refusal(cause, k, now_ns);
             Err(Box::new(refusal.short(meter, self.amount, now_ns)))
         };
@@ -212,7 +212,11 @@ impl Waiting {
         let at_hand = self.meter.in_hand(now_ns).saturating_add(coming);
         match turn.saturating_sub(at_hand) {
             0 => Duration::ZERO,
-            turn => view.retry_after(Cause::Empty, turn, now_ns).0,
+            // A window's tokens take a sub-window more than the window.
+            turn => {
+                let wait = view.retry_after(Cause::Empty, turn, now_ns).0;
+                wait.saturating_mul(103) / 100
+            }
         }
     }
 
@@ -248,8 +252,8 @@ impl Waiting {
             true => Cause::Empty,
             false => Cause::StoreLost,
         };
+        let k = self.meter.refused_next(self.amount);
         let now_ns = clock.boot_ns();
-        let k = self.meter.told.next(self.amount, now_ns);
         let refusal = self.meter.refusal(cause, k, now_ns);
         Err(Box::new(refusal.short(&self.meter, self.amount, now_ns)))
     }

@@ -5,10 +5,6 @@ use proto::meter::Algorithm;
 use super::{Base, Charges, Owner, Part, SCARCE, State, grid_ns, life_ns};
 use crate::limits::demand::WRITE_INTERVAL_NS;
 
-/// A node that was refused borrows for those alone who wait for so many lives of a block: after one
-/// life the next token would lie where nobody calls any more, while others are refused.
-pub(super) const SCARCE_LIVES: u64 = 5;
-
 impl Owner {
     /// Whether one of its limits goes by the calendar.
     pub fn has_calendar(&self) -> bool {
@@ -39,7 +35,8 @@ impl Owner {
         if !hungry && !ahead && asked == 0 {
             return 0;
         }
-        let cushion = if scarce { 0 } else { self.cushion() };
+        // A cold key gets a hundredth of its limit, so that a burst does not cost a trip each.
+        let cushion = if scarce { 0 } else { most / 5 };
         expected
             .saturating_add(expected / 4)
             .max(waiting.saturating_add(asked))
@@ -48,37 +45,25 @@ impl Owner {
             .min(most)
     }
 
-    /// A cold key gets a hundredth of its limit, so that a burst does not cost a trip each.
-    fn cushion(&self) -> u64 {
-        self.amount_max() / 5
-    }
-
     /// Whether so many tokens are those of two requests at least.
     pub(super) fn is_steady(&self, expected: u64) -> bool {
         expected >= self.meter.estimate().saturating_mul(2)
     }
 
-    /// What a block may hold beyond its usual size: it has grown, or requests that wait now, here
-    /// and on peers, want more. Of a burst on a fresh key the last would else wait for as many
-    /// writes as there are blocks in it.
-    pub(super) fn larger(&self, growth: u64, waiting: u64) -> u64 {
-        // What a peer asks for beside those who wait there is no reason for a larger one.
-        let beside = match self.spec.estimate() {
-            Some(_) => 0,
-            None => self.cushion(),
-        };
-        let at_once = waiting.saturating_add(self.lending.wanted_beyond(beside));
-        match growth {
-            1 => at_once,
-            growth => self.amount_max().saturating_mul(growth).max(at_once),
+    /// What requests set aside that wait now, here and on peers: a block may have to be as large.
+    pub(super) fn at_once(&self, waiting: u64) -> u64 {
+        match self.spec.estimate() {
+            Some(_) => waiting.saturating_add(self.lending.wanted()),
+            None => 0,
         }
     }
 
-    /// What of so many wanted tokens a block usually holds.
-    pub(super) fn usual(&self, wanted: u64, growth: u64) -> u64 {
-        match self.spec.estimate() {
-            Some(_) => wanted,
-            None => wanted.min(self.amount_max().saturating_mul(growth)),
+    /// What a block may hold beyond its usual size: it has grown, or many set aside at once.
+    pub(super) fn larger(&self, growth: u64, waiting: u64) -> u64 {
+        let at_once = self.at_once(waiting);
+        match growth {
+            1 => at_once,
+            growth => self.amount_max().saturating_mul(growth).max(at_once),
         }
     }
 

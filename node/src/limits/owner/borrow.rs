@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 
-use super::amounts::SCARCE_LIVES;
 use super::{
     Around, Base, Candidate, Cause, LOOK_MIN_NS, Mode, Owner, Part, Source, Verdict, Write,
 };
@@ -136,8 +135,8 @@ impl Owner {
 
     /// Whether the owner had nothing for us a moment ago.
     pub(super) fn is_scarce(&self, now_ns: u64) -> bool {
-        let (refused_ns, life_ns) = (self.borrowing.refused_ns, life_ns(&self.spec));
-        refused_ns > 0 && now_ns < refused_ns.saturating_add(life_ns.saturating_mul(SCARCE_LIVES))
+        let refused_ns = self.borrowing.refused_ns;
+        refused_ns > 0 && now_ns < refused_ns.saturating_add(life_ns(&self.spec))
     }
 
     fn owes_store(&self) -> bool {

@@ -128,7 +128,7 @@ impl Owner {
         let at_once = self.larger(growth, waiting);
         let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns, growth);
         let ready = around.may_write && now_ns >= self.pace.ready_ns();
-        let border_ns = self.border_ns(&next, self.usual(wanted, growth), now_ns);
+        let border_ns = self.border_ns(&next, wanted, now_ns);
         let block = self.block(around, &next, life_ns);
         let slot = self.free_cell().is_some();
         let opened = if ready && slot && wanted > 0 && border_ns.is_none() {
@@ -151,15 +151,10 @@ impl Owner {
             self.lending.verdict = Some(verdict);
             self.publish(&next, around, verdict, Mode::Store);
         }
-        // Whoever is refused is told of a bucket that fills from now on.
-        let owes = (wanted > 0 || next.free() == 0) && self.owes_bucket();
-        let due = entered || self.settle_due(around) || owes;
+        let due = entered || self.settle_due(around) || (wanted > 0 && self.owes_bucket());
         around.held_back |= !around.may_write && (due || (wanted > 0 && next.free() > 0));
         if opened == 0 && !(due && ready) {
-            let mut look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
-            if owes && now_ns < self.pace.ready_ns() {
-                look_ns = look_ns.min(self.pace.ready_ns());
-            }
+            let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
             self.look_ns = border_ns.map_or(look_ns, |at_ns| look_ns.max(at_ns));
             return None;
         }
@@ -227,8 +222,9 @@ impl Owner {
         } else {
             next.free_in(1, around.now.unix_ns).0
         };
-        // Whoever was told of the token comes when it does, and waits for the next write.
-        let until_ns = now_ns.saturating_add(in_ns.max(LOOK_MIN_NS));
+        let until_ns = now_ns
+            .saturating_add(in_ns.max(LOOK_MIN_NS))
+            .max(self.pace.ready_ns());
         Verdict::Refuse {
             until_ns,
             cause: Cause::Empty,
@@ -333,7 +329,6 @@ impl Owner {
             mode,
             answered_ns: self.answered_ns,
             coming: self.coming(),
-            owned: around.supplier.is_none(),
         });
         if verdict != Verdict::Ask {
             self.meter.answered.notify_waiters();

@@ -62,15 +62,8 @@ impl Lending {
 
     /// Tokens that peers wait for.
     pub(super) fn wanted(&self) -> u64 {
-        self.wanted_beyond(0)
-    }
-
-    /// The same without so many of each.
-    pub(super) fn wanted_beyond(&self, each: u64) -> u64 {
         let wanted = self.pending.iter().map(|pending| pending.wanted);
-        wanted.fold(0, |sum: u64, wanted| {
-            sum.saturating_add(wanted.saturating_sub(each))
-        })
+        wanted.fold(0, u64::saturating_add)
     }
 
     /// When the oldest wait is over, or who waits is to be told that it still does.

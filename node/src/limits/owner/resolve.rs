@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, StoreLoss};
-use crate::limits::told;
 
 impl Owner {
     /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
@@ -127,8 +126,7 @@ impl Owner {
     pub(super) fn open_cell(&self, part: &Part) {
         if let Some(cell) = self.meter.cells.made().get(part.cell) {
             cell.open(part.own_amount(), part.block.span);
-            let most = told::per_window(self.spec.limits());
-            self.meter.told.came(part.own_amount(), most);
+            self.meter.refused.store(0, Ordering::Relaxed);
         }
     }
 

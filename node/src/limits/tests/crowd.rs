@@ -39,14 +39,11 @@ pub(super) struct World {
     pub(super) broker: Broker,
     memory: Memory,
     answers: VecDeque<(u64, u64, Result<TxnOutcome, StoreError>)>,
-    /// Who waits: the name that a test has given, and the draw.
-    waiting: Vec<(usize, Waiting)>,
-    pub(super) writes: u64,
+    waiting: Vec<Waiting>,
+    writes: u64,
     pub(super) sent: u64,
     /// Refused because nobody gave tokens.
     pub(super) lost: u64,
-    /// What became of those who were given a name, in order, with when it did.
-    pub(super) ended: Vec<(usize, u64, Result<(), Refusal>)>,
     /// The store answers no call.
     pub(super) away: bool,
     /// So many of the next calls find that another node was faster.
@@ -54,9 +51,6 @@ pub(super) struct World {
     /// When calls were made to the store.
     pub(super) called_ns: Vec<u64>,
 }
-
-/// The name of those whose end nobody asks for.
-const NOBODY: usize = usize::MAX;
 
 impl World {
     pub(super) fn new(keys_max: usize) -> Self {
@@ -79,7 +73,6 @@ impl World {
             writes: 0,
             sent: 0,
             lost: 0,
-            ended: Vec::new(),
             away: false,
             beaten: 0,
             called_ns: Vec::new(),
@@ -87,30 +80,19 @@ impl World {
     }
 
     pub(super) fn call(&mut self, meter: &Arc<Meter>, now_ns: u64) {
-        self.call_as(NOBODY, meter, now_ns);
-    }
-
-    /// The same with a name, under which is told what becomes of it.
-    pub(super) fn call_as(&mut self, name: usize, meter: &Arc<Meter>, now_ns: u64) {
         match meter.draw(0, now_ns) {
-            Draw::Drawn(token) => self.passed(name, token, now_ns),
-            Draw::Wait(waiting) => self.waiting.push((name, waiting)),
-            Draw::Refused(refusal) => self.refused(name, *refusal, now_ns),
+            Draw::Drawn(token) => self.passed(token, now_ns),
+            Draw::Wait(waiting) => self.waiting.push(waiting),
+            Draw::Refused(refusal) => self.refused(&refusal),
         }
     }
 
-    fn passed(&mut self, name: usize, token: Token, now_ns: u64) {
+    fn passed(&mut self, token: Token, now_ns: u64) {
         self.sent += u64::from(token.send(now_ns).is_ok());
-        if name != NOBODY {
-            self.ended.push((name, now_ns, Ok(())));
-        }
     }
 
-    fn refused(&mut self, name: usize, refusal: Refusal, now_ns: u64) {
+    fn refused(&mut self, refusal: &Refusal) {
         self.lost += u64::from(refusal.cause == Cause::StoreLost);
-        if name != NOBODY {
-            self.ended.push((name, now_ns, Err(refusal)));
-        }
     }
 
     /// Takes what has come, and lets the broker do what is due.
@@ -125,11 +107,11 @@ impl World {
                 self.broker.answer(id, outcome, now_ns);
             }
         }
-        for (name, waiting) in std::mem::take(&mut self.waiting) {
+        for waiting in std::mem::take(&mut self.waiting) {
             match waiting.poll_now(now_ns) {
-                Some(Ok(token)) => self.passed(name, token, now_ns),
-                Some(Err(refusal)) => self.refused(name, *refusal, now_ns),
-                None => self.waiting.push((name, waiting)),
+                Some(Ok(token)) => self.passed(token, now_ns),
+                Some(Err(refusal)) => self.refused(&refusal),
+                None => self.waiting.push(waiting),
             }
         }
         for Call { id, mut txn } in self.broker.turn(self.clock.moment()) {
