@@ -11,9 +11,9 @@ use crate::harness::address;
 use crate::harness::etcd::EtcdServer;
 use crate::harness::gateway::{Gateway, Proxy, Start, TARGET_SECRET, binary};
 use crate::harness::http::Request;
-use crate::harness::metrics;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
+use crate::harness::{metrics, signals};
 use crate::versions::run;
 
 /// What the processes of a cluster share.
@@ -550,11 +550,7 @@ impl Script {
         if let Ok(Some(status)) = self.0.try_wait() {
             return status.code();
         }
-        let stop = format!("kill -TERM {}", self.0.id());
-        let stopped = std::process::Command::new("sh")
-            .args(["-c", &stop])
-            .status();
-        assert!(stopped.expect("a shell").success());
+        signals::send("TERM", self.0.id());
         self.0.wait().expect("a child").code()
     }
 }

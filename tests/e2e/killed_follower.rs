@@ -2,7 +2,6 @@
 //! over, before its etcd has it and after: the version is there whole or not at all, its region
 //! serves all the while, and the next start goes on without a gap.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +13,7 @@ use serde_json::json;
 use crate::cluster::wait_status;
 use crate::harness::etcd_relay::{EtcdRelay, Moment};
 use crate::harness::gateway::{Gateway, Proxy, Start};
+use crate::harness::signals;
 use crate::harness::stores::{LIVE, part};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
@@ -134,9 +134,7 @@ impl Scene {
         let (id, died) = (self.eu().id(), Arc::new(AtomicBool::new(false)));
         let (dies, org) = (Arc::clone(&died), self.org.to_string());
         self.relay.at_write((nth, moment), &org, move || {
-            let kill = format!("kill -9 {id}");
-            let killed = Command::new("sh").args(["-c", &kill]).status();
-            assert!(killed.expect("kill runs").success());
+            signals::send("KILL", id);
             dies.store(true, Ordering::SeqCst);
         });
         let n = self.publish();

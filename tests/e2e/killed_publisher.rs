@@ -3,7 +3,6 @@
 //! what is left over is collected without anything that a version reaches.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::sync::Arc;
 
 use proto::id::OrgId;
@@ -18,6 +17,7 @@ use crate::harness::etcd::EtcdServer;
 use crate::harness::etcd_relay::{EtcdRelay, Moment};
 use crate::harness::gateway::{Gateway, Proxy, Start};
 use crate::harness::http::{Connection, Message, Request};
+use crate::harness::signals;
 use crate::harness::upstream::Upstream;
 use crate::harness::wait_for;
 use crate::raw_store::RawStore;
@@ -232,9 +232,7 @@ impl Scene {
         let victim = Gateway::inside(folder.clone(), start);
         let id = victim.id();
         relay.at_write((nth, moment), &self.org.to_string(), move || {
-            let kill = format!("kill -9 {id}");
-            let killed = Command::new("sh").args(["-c", &kill]).status();
-            assert!(killed.expect("kill runs").success());
+            signals::send("KILL", id);
         });
         let answer = self.ask(&victim);
         if !relay.has_sprung() {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::address;
 use super::disk::Disk;
+use super::{address, signals};
 
 /// Longest wait for a server to become healthy, on a busy machine.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
@@ -111,19 +111,14 @@ impl EtcdServer {
     /// Asks the server to end, and waits until it has; its data stays.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let stop = format!("kill -TERM {}", child.id());
-            let asked = Command::new("sh").args(["-c", &stop]).status();
-            assert!(asked.expect("a shell").success());
+            signals::send("TERM", child.id());
             child.wait().expect("a child that was asked to end does");
         }
     }
 
     /// Sends the server a signal: one that is stopped answers nothing until it goes on.
     pub fn signal(&self, name: &str) {
-        let id = self.pid().expect("the server runs");
-        let kill = format!("kill -{name} {id}");
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.expect("a shell").success());
+        signals::send(name, self.pid().expect("the server runs"));
     }
 
     /// Gives the data a disk of its own, which takes root.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{Message, Request};
-use super::metrics;
+use super::{metrics, signals};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -152,10 +152,7 @@ impl Gateway {
 
     /// Sends a signal.
     pub fn signal(&self, name: &str) {
-        // The shell's own, which is there where no package has brought one.
-        let kill = format!("kill -{name} {}", self.process.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.expect("kill runs").success());
+        signals::send(name, self.process.id());
     }
 
     /// Calls the REST API as the owner of the organisation `default`; the path is behind it.

@@ -15,6 +15,7 @@ pub mod otlp;
 pub mod packed;
 pub mod secrets;
 pub mod shifted_clock;
+pub mod signals;
 pub mod stores;
 pub mod tls_relay;
 pub mod upstream;

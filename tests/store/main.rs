@@ -20,6 +20,8 @@ mod lease;
 mod race;
 mod range;
 mod runner;
+#[path = "../harness/signals.rs"]
+mod signals;
 mod steps;
 mod txn;
 mod watch;

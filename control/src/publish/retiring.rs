@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use bytes::Bytes;
 use proto::id::{CredentialId, OrgId};
 use proto::keys;
 use proto::retired::Retired;
@@ -67,9 +68,9 @@ pub(crate) fn value(
     facts: impl Iterator<Item = (CredentialId, Retired)>,
 ) -> Result<Vec<u8>, ApplyError> {
     // Of a rotation all are one; of many versions at once each may be another.
-    let mut groups: BTreeMap<Vec<u8>, Group> = BTreeMap::new();
+    let mut groups: BTreeMap<Bytes, Group> = BTreeMap::new();
     for (credential, fact) in facts {
-        match groups.entry(json(&fact).to_vec()) {
+        match groups.entry(json(&fact)) {
             Entry::Occupied(mut group) => group.get_mut().credentials.push(credential),
             Entry::Vacant(group) => {
                 group.insert(Group::of(fact, credential));

@@ -148,7 +148,7 @@ async fn read_at_home(
     };
     let (of, lacking) = match presented {
         Some((of, n)) if !control.see_version(of, n).await => (of, Lacking::Version(of, n)),
-        _ if !parts.is_empty() => (org, Lacking::Parts(parts)),
+        _ if !parts.is_empty() => (org, Lacking::Parts(org, parts)),
         _ => return Ok(None),
     };
     let Some(home) = directory.home_peer(of) else {
@@ -227,7 +227,7 @@ async fn pass_on(
     let payload = (payload, control.settings.body_waits);
     let body = body::raw(request.headers(), payload, route.takes).await?;
     let (body, refusal) = ahead::sealed(control, route, (request, caller), body).await?;
-    let answer = forward::write(control, directory, home, request, body).await;
+    let answer = forward::write(control, directory, (home, org), request, body).await;
     let answer = answer.map_err(|refusal| {
         let regions = parts_elsewhere(control, org);
         naming_missing(refusal, (&directory.regions.own, &regions))

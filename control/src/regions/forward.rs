@@ -120,7 +120,7 @@ impl Unanswered {
 pub async fn write(
     control: &Control,
     directory: &Directory,
-    home: &Peer,
+    (home, org): (&Peer, OrgId),
     request: &HttpRequest,
     body: Vec<u8>,
 ) -> Result<HttpResponse, Refusal> {
@@ -128,7 +128,8 @@ pub async fn write(
         Some(given) => given.clone(),
         None => header_value(RequestId::new().text().as_str())?,
     };
-    let sent = again(control, directory, home, (request, Some(&key)), &body).await;
+    let ask = async |home| again(control, directory, home, (request, Some(&key)), &body).await;
+    let (home, sent) = wherever_home_is(home, || directory.home_peer(org), ask).await;
     let (answer, bytes) = sent.map_err(|why| why.of_write(home))?;
     let version = answer.headers().get(VERSION_HEADER).and_then(version);
     if let Some((org, n)) = version {
@@ -143,10 +144,17 @@ pub enum Lacking {
     /// The version that is presented has not come here.
     Version(OrgId, u64),
     /// What these regions keep of the organisation is not here.
-    Parts(Vec<String>),
+    Parts(OrgId, Vec<String>),
 }
 
 impl Lacking {
+    /// The organisation that is read.
+    fn org(&self) -> OrgId {
+        match self {
+            Self::Version(org, _) | Self::Parts(org, _) => *org,
+        }
+    }
+
     /// What the read is answered where home gives no answer.
     fn refusal(&self, home: &str, why: Unanswered) -> Refusal {
         let (Unanswered::Unreached(error) | Unanswered::BrokenOff(error)) = why;
@@ -158,7 +166,7 @@ impl Lacking {
                 );
                 Refusal::new(Code::VersionNotHere, detail).retry_after_s(1)
             }
-            Self::Parts(regions) => {
+            Self::Parts(_, regions) => {
                 let detail = format!(
                     "what is pinned to {} is kept there and in region {home}, which is home and \
                      cannot be asked ({error}): the configuration is not read in part; traffic \
@@ -181,7 +189,9 @@ pub async fn read(
     (home, lacking): (&Peer, &Lacking),
     request: &HttpRequest,
 ) -> Result<HttpResponse, Refusal> {
-    let sent = again(control, directory, home, (request, None), &[]).await;
+    let ask = async |home| again(control, directory, home, (request, None), &[]).await;
+    let home_now = || directory.home_peer(lacking.org());
+    let (home, sent) = wherever_home_is(home, home_now, ask).await;
     let (answer, bytes) = sent.map_err(|why| lacking.refusal(&home.name, why))?;
     Ok(answered(&answer, bytes, &directory.regions.own))
 }
@@ -200,6 +210,20 @@ fn answered(answer: &ClientResponse, bytes: Bytes, own: &str) -> HttpResponse {
             response.body(document.to_string())
         }
         _ => response.body(bytes),
+    }
+}
+
+/// What home answers. Where it was not reached, which takes a while, and another region is home by
+/// then, that one's answer; nothing was done at the first. Gives whom it is of.
+async fn wherever_home_is<'d, H: PartialEq, T>(
+    home: &'d H,
+    home_now: impl Fn() -> Option<&'d H>,
+    ask: impl AsyncFn(&'d H) -> Result<T, Unanswered>,
+) -> (&'d H, Result<T, Unanswered>) {
+    let answer = ask(home).await;
+    match (&answer, home_now()) {
+        (Err(Unanswered::Unreached(_)), Some(now)) if now != home => (now, ask(now).await),
+        _ => (home, answer),
     }
 }
 
@@ -453,6 +477,33 @@ mod tests {
         }
         let over = told(&[None, Some("in use"), Some("done")], Duration::ZERO).await;
         assert_eq!(over, (broken, 2), "its time is over");
+    }
+
+    /// Whose answer is taken of these, where `eu` is home when `us` has been asked.
+    async fn asked(us: Result<(), Unanswered>) -> (&'static str, bool) {
+        let us = Cell::new(Some(us));
+        let ask = async |home: &'static str| match home {
+            "us" => us.take().unwrap(),
+            _ => Ok(()),
+        };
+        let homes = ["us", "eu"];
+        let ask = async |home: &&'static str| ask(*home).await;
+        let (home, answer) = wherever_home_is(&homes[0], || Some(&homes[1]), ask).await;
+        (*home, answer.is_ok())
+    }
+
+    #[actix_web::test]
+    async fn who_has_become_home_while_another_was_not_reached_is_asked() {
+        assert_eq!(
+            asked(Err(Unanswered::Unreached("gone".into()))).await,
+            ("eu", true)
+        );
+        // It may have done it.
+        assert_eq!(
+            asked(Err(Unanswered::broken_off("cut"))).await,
+            ("us", false)
+        );
+        assert_eq!(asked(Ok(())).await, ("us", true));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Regions {
 }
 
 /// Another region.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     /// Its name.
     pub name: String,

@@ -94,6 +94,13 @@ impl Loss {
         self.begins_by_ns = self.begins_by_ns.or(self.dry_since_ns.map(by_ns));
     }
 
+    /// Another node was faster: who waits has waited since then, also when the store is asked
+    /// again.
+    pub fn waits_since(&mut self, since_ns: u64) {
+        self.dry_since_ns = Some(since_ns);
+        self.begins_by_ns = Some(since_ns);
+    }
+
     /// The store can be asked again: nothing more is given on credit, and who is without a token
     /// now has a new grace.
     pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64, hungry: bool) {

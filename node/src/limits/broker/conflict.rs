@@ -51,7 +51,10 @@ impl Broker {
             let state = found.map(|kv| codec::decode(&kv.value).map(|s| (s, kv.mod_revision)));
             match state.transpose() {
                 Ok(mut state) => {
-                    self.each(&[*slot], |owner| owner.conflicted(state.take(), now_ns));
+                    let returning = self.ramp.is_steep();
+                    self.each(&[*slot], |owner| {
+                        owner.conflicted(state.take(), returning, now_ns);
+                    });
                 }
                 Err(error) => {
                     count(&self.shared.stats.unreadable);

@@ -67,13 +67,6 @@ impl Suspicion {
 }
 
 impl Peer {
-    fn of(&mut self, keys: Keys) -> &mut Suspicion {
-        match keys {
-            Keys::All => &mut self.for_all,
-            Keys::Calendar => &mut self.for_calendar,
-        }
-    }
-
     fn is_usable(&self, keys: Keys, now_ns: u64) -> bool {
         let for_these = match keys {
             Keys::All => 0,
@@ -120,19 +113,26 @@ impl Roster {
 
     /// A peer did not answer, or cannot serve these keys: others are asked for a while.
     pub fn pass_over(&mut self, peer: Opener, keys: Keys, now_ns: u64) {
-        let known = self.peers.get_mut(&peer.node);
-        if let Some(known) = known.filter(|known| known.incarnation == peer) {
-            known.of(keys).rise(now_ns);
+        if let Some(suspicion) = self.suspicion(peer, keys) {
+            suspicion.rise(now_ns);
         }
     }
 
     /// A peer says that it has no store for these keys: others are asked for a while.
     pub fn has_no_store(&mut self, peer: Opener, keys: Keys, now_ns: u64) {
-        self.pass_over(peer, keys, now_ns);
-        let known = self.peers.get_mut(&peer.node);
-        if let Some(known) = known.filter(|known| known.incarnation == peer) {
-            known.of(keys).no_store = true;
+        if let Some(suspicion) = self.suspicion(peer, keys) {
+            suspicion.rise(now_ns);
+            suspicion.no_store = true;
         }
+    }
+
+    fn suspicion(&mut self, peer: Opener, keys: Keys) -> Option<&mut Suspicion> {
+        let linked = self.peers.get_mut(&peer.node);
+        let known = linked.filter(|linked| linked.incarnation == peer)?;
+        Some(match keys {
+            Keys::All => &mut known.for_all,
+            Keys::Calendar => &mut known.for_calendar,
+        })
     }
 
     /// The store answers this node again, and so those as well that had lost it: they are asked

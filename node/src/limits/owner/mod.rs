@@ -47,8 +47,6 @@ use lend::Lending;
 const SETTLE_SLACK_NS: u64 = 100_000_000;
 /// Blocks that may be open or not; older ones are treated as never opened by us.
 const CANDIDATES_MAX: usize = 4;
-/// A state that cannot be read is looked at again after this time.
-const UNREADABLE_NS: u64 = 1_000_000_000;
 /// A store that owes an answer for so long is late: who owns the key meanwhile is asked, so that
 /// nobody waits for the end of the call. Well below every grace, well above what a store that works
 /// takes.
@@ -327,49 +325,9 @@ impl Owner {
         self.compose(around, hungry, waiting)
     }
 
-    /// The write was carried out at this revision.
-    pub fn committed(&mut self, revision: Revision, now_ns: u64) {
-        let Some(attempt) = self.attempt.take() else {
-            return;
-        };
-        let since_ns = attempt.composed_ns;
-        self.base = match attempt.next {
-            Some(state) => Base::Held {
-                state,
-                revision,
-                since_ns,
-                ours: true,
-            },
-            None => Base::Absent,
-        };
-        self.resolve(now_ns);
-    }
-
-    /// The key had another value; nothing was written. `seen` is what it holds.
-    pub fn conflicted(&mut self, seen: Option<(State, Revision)>, now_ns: u64) {
-        self.attempt = None;
-        self.base = match seen {
-            Some((state, revision)) => Base::Held {
-                state,
-                revision,
-                since_ns: now_ns,
-                ours: false,
-            },
-            None => Base::Absent,
-        };
-        self.resolve(now_ns);
-    }
-
     /// Whether a write of the key is on its way.
     pub fn is_writing(&self) -> bool {
         self.attempt.is_some()
-    }
-
-    /// The key holds something that is not a state of ours: nothing is taken from it, nothing is
-    /// written over it, and it is looked at again later.
-    pub fn unreadable(&mut self, now_ns: u64) {
-        self.conflicted(None, now_ns);
-        self.blocked_until_ns = now_ns.saturating_add(UNREADABLE_NS);
     }
 
     fn amount_max(&self) -> u64 {

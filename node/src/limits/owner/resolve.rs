@@ -3,9 +3,61 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, StoreLoss};
+use proto::store::Revision;
+
+use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, State, StoreLoss};
+
+/// A state that cannot be read is looked at again after this time.
+const UNREADABLE_NS: u64 = 1_000_000_000;
 
 impl Owner {
+    /// The write was carried out at this revision.
+    pub fn committed(&mut self, revision: Revision, now_ns: u64) {
+        let Some(attempt) = self.attempt.take() else {
+            return;
+        };
+        let since_ns = attempt.composed_ns;
+        self.base = match attempt.next {
+            Some(state) => Base::Held {
+                state,
+                revision,
+                since_ns,
+                ours: true,
+            },
+            None => Base::Absent,
+        };
+        self.resolve(now_ns);
+    }
+
+    /// The key had another value; nothing was written. `seen` is what it holds. While the store is
+    /// `returning`, many write it at once: whoever is beaten again and again waits no longer than
+    /// for a store that does not answer.
+    pub fn conflicted(&mut self, seen: Option<(State, Revision)>, returning: bool, now_ns: u64) {
+        let shares = self.spec.store_loss() != StoreLoss::FailClosed;
+        let since_ns = self.loss.dry_since_ns().filter(|_| returning && shares);
+        self.attempt = None;
+        self.base = match seen {
+            Some((state, revision)) => Base::Held {
+                state,
+                revision,
+                since_ns: now_ns,
+                ours: false,
+            },
+            None => Base::Absent,
+        };
+        self.resolve(now_ns);
+        if let Some(since_ns) = since_ns {
+            self.loss.waits_since(since_ns);
+        }
+    }
+
+    /// The key holds something that is not a state of ours: nothing is taken from it, nothing is
+    /// written over it, and it is looked at again later.
+    pub fn unreadable(&mut self, now_ns: u64) {
+        self.conflicted(None, false, now_ns);
+        self.blocked_until_ns = now_ns.saturating_add(UNREADABLE_NS);
+    }
+
     /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
     pub fn failed(&mut self, now_ns: u64) {
         if self.spec.store_loss() != StoreLoss::FailClosed {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::meter::{Limit, MeterSpec, Window};
-use proto::store::{Compare, Revision, StoreError, TxnOutcome};
+use proto::store::{StoreError, TxnOutcome};
 
 use super::memory::Memory;
 use crate::limits::broker::{Broker, Call};
@@ -114,11 +114,10 @@ impl World {
                 None => self.waiting.push(waiting),
             }
         }
-        for Call { id, mut txn } in self.broker.turn(self.clock.moment()) {
-            if self.beaten > 0 && !self.away {
+        for Call { id, txn } in self.broker.turn(self.clock.moment()) {
+            if self.beaten > 0 && !self.away && !txn.ops.is_empty() {
                 self.beaten -= 1;
-                let never = Compare::ModRevision("beaten".to_owned(), Revision(i64::MAX));
-                txn.compares.push(never);
+                self.memory.write_again(&txn);
             }
             self.writes += txn.ops.len() as u64;
             self.called_ns.push(now_ns);

@@ -46,6 +46,16 @@ impl Memory {
         self.keys.insert(key.to_owned(), kv);
     }
 
+    /// Another was faster than this transaction: what it writes is as it was, at a later revision.
+    pub fn write_again(&mut self, txn: &Txn) {
+        self.revision += 1;
+        for key in txn.ops.iter().map(Op::key) {
+            if let Some(held) = self.keys.get(key).cloned() {
+                self.put(key, held.value);
+            }
+        }
+    }
+
     pub fn txn(&mut self, txn: &Txn) -> TxnOutcome {
         if !txn.compares.iter().all(|compare| self.holds(compare)) {
             let value = txn

@@ -2,7 +2,7 @@
 
 use rusqlite::OpenFlags;
 
-use super::segments::{AGES, DAY_US, all, at, files, keeping, path};
+use super::segments::{AGES, DAY_US, all, at, files, keeping, of_days, path};
 use super::*;
 use crate::records::aggregate::{Order, Question};
 use crate::records::tally::Dimension;
@@ -367,11 +367,7 @@ fn contents(dir: &tempfile::TempDir) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
 /// On a full disk there would be no room for it.
 #[test]
 fn who_opens_the_store_and_reads_writes_nothing() {
-    let (dir, records) = open();
-    for n in 0..5 {
-        let day = i64::try_from(n).unwrap();
-        records.put(&[at(n, 1, day * DAY_US)]).unwrap();
-    }
+    let (dir, records) = of_days(5);
     drop(records);
     let before = contents(&dir);
     assert!(before.len() > 6, "{:?}", before.keys());

@@ -40,6 +40,16 @@ pub(super) fn all(records: &Sqlite) -> Vec<u128> {
     )
 }
 
+/// A store with a record of each of so many days: 0 is the first's number.
+pub(super) fn of_days(days: u128) -> (tempfile::TempDir, Sqlite) {
+    let (dir, records) = open();
+    for n in 0..days {
+        let day = i64::try_from(n).unwrap();
+        records.put(&[at(n, 1, day * DAY_US)]).unwrap();
+    }
+    (dir, records)
+}
+
 pub(super) fn keeping(age_max: Duration, bytes_max: u64) -> Retention {
     Retention {
         age_max,
@@ -248,11 +258,7 @@ fn heads_without_blocks_break_no_search() {
 /// A folder that is away for a moment, as one of a network is, or with an empty one in its place.
 #[test]
 fn heads_stay_while_the_folder_is_away() {
-    let (dir, records) = open();
-    for n in 0..4 {
-        let day = i64::try_from(n).unwrap();
-        records.put(&[at(n, 1, day * DAY_US)]).unwrap();
-    }
+    let (dir, records) = of_days(4);
     let keeps_all = || records.retain(keeping(AGES, u64::MAX), 0);
     assert_eq!(keeps_all().unwrap(), 0);
     assert_eq!(all(&records), [3, 2, 1, 0]);
