@@ -49,7 +49,6 @@ impl Janitor {
         }
         // Until which version nothing is left to archive, and how many were new here.
         let (mut reached, mut archived) = (until, 0);
-        let keeps = keeps.of_earlier();
         for record in records_until(store, org, until).await? {
             let n = record.head.n;
             if keeps.drops(n) {
