@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::clock_skew;
 use super::records::shown;
-use super::regions::list;
+use super::regions::{list, name};
 
 /// That the clock of a region is not that of the control plane which was asked.
 pub fn skew(region: &Value) -> Option<String> {
@@ -61,4 +61,18 @@ pub fn untaken(region: &Value) -> Vec<String> {
         format!("  {org} is not taken, and is tried again: {why}")
     };
     list(region, "untaken").iter().map(line).collect()
+}
+
+/// What an organisation's new home does not have.
+pub fn frozen(one: &Value) -> Option<String> {
+    let regions = [list(one, "frozen"), list(one, "regions")].concat();
+    let regions: Vec<&str> = regions.iter().filter_map(Value::as_str).collect();
+    let regions = shown(&regions.join(", "));
+    (!regions.is_empty()).then(|| {
+        format!(
+            "  {}: what {regions} alone keeps is frozen: it is served there as it is, and cannot \
+             be changed until it has come here",
+            name(one)
+        )
+    })
 }

@@ -8,7 +8,7 @@ use super::inviting::{self, InviteArgs, JoinedArgs, WithdrawArgs};
 use super::joining::{self, JoinArgs};
 use super::problem::Problem;
 use super::records::shown;
-use super::region_faults::{diverged, sealed_otherwise, skew, untaken, unverified};
+use super::region_faults::{diverged, frozen, sealed_otherwise, skew, untaken, unverified};
 use crate::cli::{ControlArgs, Output};
 use crate::say;
 
@@ -64,10 +64,15 @@ pub enum RegionsAction {
 pub struct PromoteArgs {
     /// The region.
     pub region: String,
-    /// Where home cannot be reached, do without a majority of the regions. What only the others
-    /// have is set aside when they are back.
+    /// Where home cannot be reached, do without a majority of the regions, and without what regions
+    /// that do not answer alone keep, which is frozen until they do. What only the others have is
+    /// set aside when they are back.
     #[arg(long)]
     pub force: bool,
+    /// Only tell what the region's own control plane would make it home of where home cannot be
+    /// reached, and what would be frozen. Nothing is moved.
+    #[arg(long, conflicts_with = "diverged")]
+    pub dry_run: bool,
     /// Where regions have different histories (`diverged`), let that of this region count, whether
     /// it is home or not; what the others have instead is set aside there. Nothing else moves.
     #[arg(long)]
@@ -153,6 +158,10 @@ async fn promote(args: &PromoteArgs) -> anyhow::Result<Value> {
     let region = &args.region;
     let promotion = format!("/regions/{region}/promote");
     let wanted = json!({"force": args.force});
+    if args.dry_run {
+        let path = format!("{promotion}?dry_run=true");
+        return api.act_absolute(&path, &wanted).await;
+    }
     if args.diverged {
         let wanted = json!({"force": args.force, "diverged": true});
         return api.act_absolute(&promotion, &wanted).await;
@@ -208,6 +217,7 @@ pub(super) fn regions(found: &Value) -> Vec<String> {
         lines.extend(diverged(&region));
         lines.extend(unverified(&region));
         lines.extend(untaken(&region));
+        lines.extend(list(&region, "frozen").iter().filter_map(frozen));
     }
     lines
 }
@@ -221,7 +231,8 @@ fn content(region: &Value) -> Option<String> {
     Some(format!("  what lists `regions` is kept {where_to}"))
 }
 
-fn name(of: &Value) -> &str {
+/// The name of an organisation in an answer.
+pub fn name(of: &Value) -> &str {
     let slug = of["slug"].as_str().or(of["org"].as_str());
     slug.unwrap_or_default()
 }
@@ -236,15 +247,26 @@ fn promoted(found: &Value) -> Vec<String> {
     if found["moved"].is_array() && handed.is_empty() {
         lines.push(format!("{region} is home already, nothing was moved"));
     }
-    lines.extend(list(found, "promoted").iter().map(|one| {
-        format!(
+    let is_dry = found["dry_run"] == true;
+    for one in list(found, "promoted") {
+        let from = one["from"].as_str().unwrap_or_default();
+        if is_dry {
+            lines.push(format!(
+                "{:20} would be of {region}, from what {from} has",
+                name(&one)
+            ));
+            lines.extend(frozen(&one));
+            continue;
+        }
+        lines.push(format!(
             "{:20} home is {region} from version {} on (epoch {}), from what {} had",
-            name(one),
+            name(&one),
             one["n"],
             one["epoch"]["counter"],
-            one["from"].as_str().unwrap_or_default()
-        )
-    }));
+            from
+        ));
+        lines.extend(frozen(&one));
+    }
     lines.extend(list(found, "left").iter().map(|one| {
         let why = one["why"].as_str().unwrap_or_default();
         format!("{:20} is left where it is: {why}", name(one))

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::Refusal;
+use super::lacking;
 use super::plan::Plan;
 use super::secret::SHOWN_BEFORE;
 use super::versions::{around, changes, outcome};
@@ -112,7 +113,8 @@ pub async fn publish(
     let make = |current: &Arc<OrgConfig>| {
         last = plan(current);
         before = Some(Arc::clone(current));
-        last.checked().map_err(Failed::from)
+        let checked = last.checked();
+        checked.map_err(|refusal| lacking::unless_in_part(current, refusal).into())
     };
     let published = publisher.publish_made(call.publishing(), make).await;
     let published = published.map_err(|failed| refusal(&last, failed))?;
@@ -132,7 +134,8 @@ pub async fn drafted(
     let mut last = Plan::default();
     let make = |current: &Arc<OrgConfig>| {
         last = plan(current);
-        last.checked().map_err(Failed::from)
+        let checked = last.checked();
+        checked.map_err(|refusal| lacking::unless_in_part(current, refusal).into())
     };
     let drafted = call.control.publisher.draft(&call.publishing(), make).await;
     match drafted {

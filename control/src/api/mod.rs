@@ -22,6 +22,7 @@ pub mod idempotency;
 pub mod inline;
 mod invitation_schemas;
 pub mod invitations;
+mod lacking;
 pub mod me;
 pub mod meters;
 pub mod moves;

@@ -14,8 +14,8 @@ use super::call::Call;
 use super::error::{Code, Refusal};
 use super::{page, write};
 use crate::regions::Directory;
-use crate::replication::{HandOverError, PromoteError, Promoted};
-use crate::route::{Gives, Route, Takes, Verb};
+use crate::replication::{Foreseen, HandOverError, PromoteError, Promoted, Promotion};
+use crate::route::{Gives, Parameter, Route, Takes, Verb};
 
 /// Rows of the routing table.
 pub fn routes() -> Vec<Route> {
@@ -43,6 +43,7 @@ pub fn routes() -> Vec<Route> {
             promote,
         )
         .takes(Takes::Optional("Promote"))
+        .parameters(&[DRY_RUN])
         .gives(Gives::One("Promotion"))
         .local()
         .by_local_operator(),
@@ -59,6 +60,11 @@ pub fn routes() -> Vec<Route> {
         .by_local_operator(),
     ]
 }
+
+const DRY_RUN: Parameter = (
+    "dry_run",
+    "`true`: ask all regions, say what would be promoted and what frozen, and move nothing",
+);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,6 +127,19 @@ async fn promote(call: Call) -> Result<Answer, Refusal> {
     };
     let wanted = wanted
         .map_err(|error| Refusal::invalid(vec![Problem::new("", "promote", error.to_string())]))?;
+    let dry_run: Option<bool> = call.request.query.parsed("dry_run", "true or false")?;
+    if dry_run == Some(true) {
+        if wanted.diverged {
+            let detail = "does not tell what `diverged` would do; leave one of them out";
+            return Err(Refusal::parameter("dry_run", detail));
+        }
+        let foreseen = directory.replication.foresee(wanted.force).await;
+        return Ok(Answer::json(would(
+            &call,
+            own,
+            &foreseen.map_err(not_promoted)?,
+        )));
+    }
     let act = Act::PromotionDecided {
         region: own.clone(),
         force: wanted.force,
@@ -132,23 +151,48 @@ async fn promote(call: Call) -> Result<Answer, Refusal> {
         false => directory.replication.promote(wanted.force).await,
     };
     let promotion = promotion.map_err(not_promoted)?;
+    Ok(Answer::json(done(&call, own, &promotion)))
+}
+
+/// What a promotion led to.
+fn done(call: &Call, own: &str, promotion: &Promotion) -> Value {
     let shown = |one: &Promoted| {
-        let mut shown = named(&call, one.org);
+        let mut shown = named(call, one.org);
         shown["from"] = json!(one.from);
         shown["n"] = json!(one.first.n);
         shown["epoch"] = json!(one.first.epoch);
+        shown["frozen"] = json!(one.frozen);
         shown
     };
     let promoted: Vec<Value> = promotion.promoted.iter().map(shown).collect();
-    let left = promotion.left.iter().map(|(org, why)| {
-        let mut shown = named(&call, *org);
+    json!({
+        "region": own, "promoted": promoted, "left": left(call, &promotion.left),
+        "not_asked": promotion.not_asked, "dry_run": false,
+    })
+}
+
+/// What one would lead to.
+fn would(call: &Call, own: &str, foreseen: &Foreseen) -> Value {
+    let promoted = foreseen.promoted.iter().map(|one| {
+        let mut shown = named(call, one.org);
+        shown["from"] = json!(one.from);
+        shown["frozen"] = json!(one.frozen);
+        shown
+    });
+    let promoted: Vec<Value> = promoted.collect();
+    json!({
+        "region": own, "promoted": promoted, "left": left(call, &foreseen.left),
+        "not_asked": foreseen.not_asked, "dry_run": true,
+    })
+}
+
+fn left(call: &Call, left: &[(OrgId, String)]) -> Vec<Value> {
+    let left = left.iter().map(|(org, why)| {
+        let mut shown = named(call, *org);
         shown["why"] = json!(why);
         shown
     });
-    let left: Vec<Value> = left.collect();
-    Ok(Answer::json(json!({
-        "region": own, "promoted": promoted, "left": left, "not_asked": promotion.not_asked,
-    })))
+    left.collect()
 }
 
 fn named(call: &Call, org: OrgId) -> Value {
@@ -227,6 +271,35 @@ fn epoch() -> Value {
     })
 }
 
+fn promotion_schema() -> Value {
+    let org = || text("The organisation");
+    let slug = || json!({"type": ["string", "null"], "description": "Its slug, where it has one"});
+    json!({
+        "type": "object",
+        "description": "What this region is home to now",
+        "properties": {
+            "region": text("The region"),
+            "promoted": {"type": "array", "items": {"type": "object", "properties": {
+                "org": org(), "slug": slug(),
+                "from": text("The region whose branch was taken"),
+                "n": {"type": "integer", "description": "The first version of the new epoch"},
+                "epoch": epoch(),
+                "frozen": {"type": "array", "items": {"type": "string"},
+                    "description": "Regions of which what they alone keep is not in this one \
+                        (`force`): it stays as it is, and cannot be changed, until it comes"},
+            }}},
+            "left": {"type": "array", "items": {"type": "object", "properties": {
+                "org": org(), "slug": slug(),
+                "why": text("What would be lost, or may not be in this region"),
+            }}},
+            "dry_run": {"type": "boolean",
+                "description": "Whether this is what would be, with no `n` and `epoch` yet"},
+            "not_asked": {"type": "array", "items": {"type": "string"},
+                "description": "Regions that did not answer: what only they have does not count"},
+        }
+    })
+}
+
 /// Schemas by name.
 pub fn schemas() -> Vec<(&'static str, Value)> {
     let org = || text("The organisation");
@@ -250,29 +323,11 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         "additionalProperties": false,
         "properties": {
             "force": {"type": "boolean", "default": false,
-                      "description": "Do without a majority of the regions"},
+                      "description": "Do without a majority of the regions, and without what \
+                          regions that do not answer alone keep: that is `frozen`"},
             "diverged": {"type": "boolean", "default": false,
                          "description": "Let what this region has count where another one has a \
                              different history, whether home answers or not; nothing else moves"},
-        }
-    });
-    let promotion = json!({
-        "type": "object",
-        "description": "What this region is home to now",
-        "properties": {
-            "region": text("The region"),
-            "promoted": {"type": "array", "items": {"type": "object", "properties": {
-                "org": org(), "slug": slug(),
-                "from": text("The region whose branch was taken"),
-                "n": {"type": "integer", "description": "The first version of the new epoch"},
-                "epoch": epoch(),
-            }}},
-            "left": {"type": "array", "items": {"type": "object", "properties": {
-                "org": org(), "slug": slug(),
-                "why": text("What would be lost, or may not be in this region"),
-            }}},
-            "not_asked": {"type": "array", "items": {"type": "string"},
-                "description": "Regions that did not answer: what only they have does not count"},
         }
     });
     let aside = json!({
@@ -293,7 +348,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
     vec![
         ("HandedOver", moved),
         ("Promote", promote),
-        ("Promotion", promotion),
+        ("Promotion", promotion_schema()),
         ("VersionAside", aside),
     ]
 }

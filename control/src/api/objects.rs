@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use super::answer::Answer;
 use super::call::OrgCall;
 use super::error::{Code, Refusal};
+use super::lacking;
 use super::page;
 use super::patch::merge;
 use super::shape::{self, Document};
@@ -135,6 +136,9 @@ pub fn list<R: Resource>(
 ) -> Result<Answer, Refusal> {
     let request = call.request.page()?;
     let config = call.config()?;
+    if let ObjectId::Credential(_) | ObjectId::Proxy(_) = R::span().start() {
+        lacking::refuse_part(call, &config)?;
+    }
     let first = match &request.after {
         None => *R::span().start(),
         Some(after) => after
@@ -164,9 +168,12 @@ pub fn list<R: Resource>(
 /// The object of a kind that the path names.
 ///
 /// # Errors
-/// 404.
+/// 404; 503 where home lacks what it may be in.
 pub fn find<R: Resource>(call: &OrgCall, config: &OrgConfig) -> Result<Arc<Object>, Refusal> {
     let id: ObjectId = call.request.id("id")?;
+    if R::span().contains(&id) {
+        lacking::refuse_away(call, config, id)?;
+    }
     config
         .object(id)
         .filter(|object| R::span().contains(&id) && R::model(&object.body).is_some())

@@ -74,6 +74,10 @@ async fn list(call: Call) -> Result<Answer, Refusal> {
         let told = |(org, why): (&OrgId, &String)| json!({"org": org, "why": why});
         own["untaken"] = untaken.iter().map(told).collect();
     }
+    let frozen = frozen(control, directory);
+    if !frozen.is_empty() {
+        own["frozen"] = json!(frozen);
+    }
     own["content_by_region"] = json!(control.publisher.cuts_by_region());
     let mut items = vec![own];
     for peer in &regions.peers {
@@ -105,6 +109,20 @@ fn homes(directory: &Directory) -> BTreeMap<String, usize> {
         *counts.entry(home.region.clone()).or_default() += 1;
     }
     counts
+}
+
+/// What this region is home to without all of it.
+fn frozen(control: &Control, directory: &Directory) -> Vec<Value> {
+    let world = control.world();
+    let ours = world.orgs.iter();
+    let ours = ours.filter(|(org, _)| directory.is_home(**org));
+    let lacking = ours.map(|(org, state)| (org, state.config.withheld_regions()));
+    let lacking = lacking.filter(|(_, regions)| !regions.is_empty());
+    lacking
+        .map(
+            |(org, regions)| json!({"org": org, "slug": control.slug_of(*org), "regions": regions}),
+        )
+        .collect()
 }
 
 /// A version that is not taken.
@@ -236,6 +254,23 @@ pub fn schema() -> Value {
                     "properties": {
                         "org": text("The organisation"),
                         "why": text("What is wrong")
+                    }
+                }
+            },
+            "frozen": {
+                "type": "array",
+                "description": "Of the own region: organisations that it was made home of by \
+                                force, without what the named regions alone keep. That is served \
+                                there as it is, and cannot be changed until it has come here, \
+                                which it does by itself",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "org": text("The organisation"),
+                        "slug": {"type": ["string", "null"],
+                                 "description": "Its slug, where it has one"},
+                        "regions": {"type": "array", "items": {"type": "string"},
+                                    "description": "Who has what is lacking"}
                     }
                 }
             },

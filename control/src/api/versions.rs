@@ -13,6 +13,7 @@ use super::call::OrgCall;
 use super::credentials::Credentials;
 use super::error::Refusal;
 use super::filters::Filters;
+use super::lacking;
 use super::meters::Meters;
 use super::objects::{View, show};
 use super::orgs::Orgs;
@@ -22,7 +23,7 @@ use super::rules::Rules;
 use super::targets::Targets;
 use super::tokens::Tokens;
 use super::write;
-use crate::publish::{Kept, PublishError, Published, Rollback};
+use crate::publish::{Kept, Published, Rollback, returning};
 use crate::route::{Gives, Need, Parameter, Route, Verb};
 
 const DIFF: &[Parameter] = &[(
@@ -134,6 +135,7 @@ async fn get(call: OrgCall) -> Result<Answer, Refusal> {
 
 async fn diff(call: OrgCall) -> Result<Answer, Refusal> {
     call.of_operators()?;
+    lacking::refuse_part(&call, &*call.config()?)?;
     let to = record(&call, number(&call)?).await?.record;
     let publisher = &call.control.publisher;
     let from = call
@@ -183,9 +185,7 @@ async fn rollback(call: OrgCall) -> Result<Answer, Refusal> {
             .at(call.org_id(), &old.record)
             .await
             .map_err(write::refusal)?;
-        let make = |current: &Arc<OrgConfig>| -> Result<_, PublishError> {
-            Ok(tree::restore(&current.objects, &old.objects))
-        };
+        let make = |current: &Arc<OrgConfig>| returning(call.org_id(), (current, &old));
         let (current, draft) = publisher
             .draft(&request, make)
             .await

@@ -303,10 +303,8 @@ pub fn refusal(error: PublishError) -> Refusal {
             Refusal::new(Code::HomeElsewhere, detail)
         }
         PublishError::Stays { .. } => Refusal::new(Code::Conflict, words),
-        PublishError::Withheld { .. } => {
-            let detail = format!("{words}; nothing was changed; traffic goes on");
-            Refusal::new(Code::SetUnavailable, detail)
-        }
+        PublishError::Withheld { regions, .. } => set_unavailable(&words, &regions),
+        PublishError::Tree(TreeError::Withheld(regions)) => set_unavailable(&words, &regions),
         PublishError::Store(StoreError::Full(_)) => {
             let detail = format!(
                 "{words}; nothing was changed; traffic goes on; `requestrocket recover --space` \
@@ -335,8 +333,21 @@ pub fn refusal(error: PublishError) -> Refusal {
     }
 }
 
+/// What is told where something is needed that these regions keep alone and home does not have.
+pub fn set_unavailable(words: &str, regions: &[String]) -> Refusal {
+    let regions = regions.join(", ");
+    let detail = format!(
+        "{words}. Nothing was changed; traffic goes on, in {regions} too. This region was made \
+         home without it and fetches it by itself, where it may have it, once {regions} can be \
+         reached: try again then"
+    );
+    Refusal::new(Code::SetUnavailable, detail).retry_after_s(5)
+}
+
 fn not_applied(error: ApplyError) -> Refusal {
+    let words = error.to_string();
     match error {
+        ApplyError::Withheld { regions, .. } => set_unavailable(&words, &regions),
         ApplyError::NotFound(_) => Refusal::not_found(),
         ApplyError::PreconditionFailed { id, current } => stale(id, current),
         ApplyError::Forbidden(errors) => {

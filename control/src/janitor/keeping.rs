@@ -1,5 +1,6 @@
 //! Which sets of a version this region keeps: all where it is home, else that of all regions and
-//! its own.
+//! its own. One that became home by force need not have what other regions keep alone; it has it
+//! from when it comes.
 
 use std::collections::HashSet;
 
@@ -11,14 +12,16 @@ use proto::tree::{self, Hash, Head, Root, is_kept_in};
 
 use super::JanitorError;
 use crate::publish::Publisher;
+use crate::publish::writes::json;
 
 /// What becomes of the sets of other regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
-    /// They are here, or nothing is decided without them.
-    Are,
     /// Those that are here stay: a region that became home has them from then on.
     May,
+    /// Those that are here stay until home is known to have them: one that was made home by force
+    /// may lack them.
+    Wait,
     /// They go.
     Go,
 }
@@ -44,10 +47,13 @@ impl Keeps {
     ) -> Result<Self, JanitorError> {
         let region = publisher.region().to_owned();
         let (others, from) = match home.region == region {
-            true => (Others::Are, 0),
+            true => (Others::May, 0),
             // Of an earlier epoch than is in force it may be of a branch, which is to be set aside
             // first, as it is.
             false if newest.epoch != home.epoch => (Others::May, 0),
+            false if newest.is_cut() && !home_has(publisher.store(), org, home).await? => {
+                (Others::Wait, 0)
+            }
             false => (Others::Go, kept_from(publisher.store(), org).await?),
         };
         Ok(Self {
@@ -60,16 +66,9 @@ impl Keeps {
         })
     }
 
-    /// Of versions before it.
-    pub fn of_earlier(&self) -> Self {
-        let others = match self.others {
-            Others::Are | Others::May => Others::May,
-            Others::Go => Others::Go,
-        };
-        Self {
-            others,
-            ..self.clone()
-        }
+    /// Whether more is to go as soon as home is known to have it, with no version in between.
+    pub fn waits(&self) -> bool {
+        self.others == Others::Wait
     }
 
     /// Of versions that are set aside: a person may still need what is there of them.
@@ -102,7 +101,7 @@ impl Keeps {
 
     /// Whether a set that is not here is damage.
     pub fn misses(&self, set: &str) -> bool {
-        is_kept_in(set, &self.region) || self.others == Others::Are
+        is_kept_in(set, &self.region)
     }
 
     /// Marks what a version reaches that is kept.
@@ -130,6 +129,12 @@ impl Keeps {
         }
         Ok(())
     }
+}
+
+/// What [`keys::home_has`] says of the home that it has now.
+async fn home_has(store: &dyn Store, org: OrgId, home: &Home) -> Result<bool, JanitorError> {
+    let known = store.get(&keys::home_has(org)).await?.value;
+    Ok(known.is_some_and(|pair| pair.value == json(&home.epoch)))
 }
 
 /// What [`keys::kept_from`] says.

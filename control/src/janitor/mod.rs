@@ -316,7 +316,7 @@ impl Janitor {
         let dropping = self.drop_archived(org, head, &keeps).await?;
         round.dropped += dropping.dropped;
         round.swept += self.sweep(org).await?;
-        Ok(dropping.all)
+        Ok(dropping.all && !keeps.waits())
     }
 
     /// Lets the store forget changes that nobody asks for any more.

@@ -16,12 +16,13 @@ use super::{Janitor, JanitorError, Round};
 const AT_ONCE: usize = 100;
 
 /// Prefixes of keys that an organisation has one of, beside the counter of sweeps: its id follows.
-const SINGLE: [&str; 5] = [
+const SINGLE: [&str; 6] = [
     keys::ARCHIVED,
     keys::LINEAGE,
     keys::HOMES,
     keys::RETIRING,
     keys::KEPT_FROM,
+    keys::HOME_HAS,
 ];
 
 impl Janitor {

@@ -78,8 +78,8 @@ pub enum PublishError {
         /// The home of `system`.
         system: String,
     },
-    /// What these regions keep alone is not here, so that nothing can be made of the rest (503).
-    /// Nothing was done.
+    /// What these regions keep alone is not here, and is needed for what was asked (503). Nothing
+    /// was done.
     #[error("what {} alone keeps of {org} is not in this region", .regions.join(", "))]
     Withheld {
         /// The organisation.

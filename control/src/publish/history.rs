@@ -274,7 +274,8 @@ impl Publisher {
             return Ok(None);
         };
         let old = self.at(rollback.request.org, &kept.record).await?;
-        let make = |current: &Arc<OrgConfig>| Ok(tree::restore(&current.objects, &old.objects));
+        let org = rollback.request.org;
+        let make = |current: &Arc<OrgConfig>| returning(org, (current, &old));
         self.publish_made(rollback.request, make).await.map(Some)
     }
 
@@ -334,6 +335,22 @@ impl Publisher {
 fn read(key: &str, value: &[u8]) -> Result<VersionRecord, PublishError> {
     serde_json::from_slice(value)
         .map_err(|error| PublishError::Unreadable(format!("{key}: {error}")))
+}
+
+/// What returns to the content of an earlier version.
+///
+/// # Errors
+/// Something of the newest one is not here: it would stay as it is, beside what it was not made
+/// with.
+pub fn returning(
+    org: OrgId,
+    (current, old): (&OrgConfig, &OrgConfig),
+) -> Result<Vec<Operation>, PublishError> {
+    let regions = current.withheld_regions();
+    match regions.is_empty() {
+        true => Ok(tree::restore(&current.objects, &old.objects)),
+        false => Err(PublishError::Withheld { org, regions }),
+    }
 }
 
 /// The regions of which an earlier version lacks what the newest one here does not lack.

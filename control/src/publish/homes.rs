@@ -10,7 +10,7 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::seal::RegionPublicKey;
 use proto::store::{Compare, Op, Revision, Store, StoreError, Txn, TxnOutcome, load};
-use proto::tree::Head;
+use proto::tree::{Head, OrgConfig, is_kept_in, regions_of};
 use proto::version::Epoch;
 use proto::wire::replication::Position;
 
@@ -171,9 +171,8 @@ impl Publisher {
                 return Ok(home);
             }
             self.refuse_regressed(org, head.n)?;
-            if let Some(regions) = head.stays_in(to) {
-                let (regions, to) = (regions.to_owned(), to.to_owned());
-                return Err(PublishError::Stays { org, regions, to });
+            if let Some(error) = refuses_to_move(&parent.config, to) {
+                return Err(error);
             }
             let homed = self.homed(org, &head.epoch).await?;
             let sealed = homed.home.seal(to, Position::from(head));
@@ -199,6 +198,19 @@ impl Publisher {
         }
         Err(PublishError::Contended)
     }
+}
+
+/// Why a region cannot be handed an organisation: something may not be there, or what it is to have
+/// besides its own is not here to be given.
+pub(crate) fn refuses_to_move(config: &OrgConfig, to: &str) -> Option<PublishError> {
+    let org = config.org;
+    if let Some(regions) = config.head.stays_in(to) {
+        let (regions, to) = (regions.to_owned(), to.to_owned());
+        return Some(PublishError::Stays { org, regions, to });
+    }
+    let lacking = config.withheld().filter(|set| !is_kept_in(set, to));
+    let regions: Vec<String> = lacking.map(|set| regions_of(set).to_owned()).collect();
+    (!regions.is_empty()).then_some(PublishError::Withheld { org, regions })
 }
 
 /// Tries at a head that others move.

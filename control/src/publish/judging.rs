@@ -46,7 +46,6 @@ impl Publisher {
         (parent, operations): Asked<'_>,
         by: (&Author, Instant),
     ) -> Result<(Draft, Timestamp), PublishError> {
-        refuse_part(parent)?;
         let asked = (parent, operations);
         self.judged_at(&self.judging.publishes, asked, by).await
     }
@@ -63,8 +62,7 @@ impl Publisher {
         let parent = Arc::clone(asked.0);
         let (draft, now) = self.judged_at(&self.judging.drafts, asked, by).await?;
         retiring::check(&draft, now)?;
-        // What is not here whole cannot be packed, and is not published either.
-        if draft.changed.is_empty() || !parent.withheld_regions().is_empty() {
+        if draft.changed.is_empty() {
             return Ok(draft);
         }
         let salt = audit::salt(&*self.store, parent.org, self.region()).await?;
@@ -105,14 +103,5 @@ async fn unblocked<T: Send + 'static>(
             // The process ends.
             Err(_) => Err(PublishError::Contended),
         },
-    }
-}
-
-/// Refuses to make a version of one of which something is not here.
-fn refuse_part(parent: &OrgConfig) -> Result<(), PublishError> {
-    let (org, regions) = (parent.org, parent.withheld_regions());
-    match regions.is_empty() {
-        true => Ok(()),
-        false => Err(PublishError::Withheld { org, regions }),
     }
 }

@@ -59,7 +59,7 @@ use tokio::time::Instant;
 
 use self::cache::{Parent, Slots};
 pub use self::error::PublishError;
-pub use self::history::{Kept, Place, Request, Rollback};
+pub use self::history::{Kept, Place, Request, Rollback, returning};
 pub use self::idempotency::Idempotency;
 use self::idempotency::{Memory, Recalled};
 use self::judging::Judging;

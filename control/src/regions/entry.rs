@@ -246,8 +246,8 @@ fn naming_missing(mut refusal: Refusal, (own, regions): (&str, &[String])) -> Re
         let regions = regions.join(", ");
         refusal.detail.push_str(&format!(
             "; what is pinned to {regions} is not in region {own}: `regions promote {own}` makes \
-             it home of this organisation once {regions} or the home before can be asked for it, \
-             and leaves the organisation where it is until then"
+             it home of this organisation once {regions} or the home before can be asked for it; \
+             with `--force` at once, and what is pinned there then stays as it is until it comes"
         ));
     }
     refusal

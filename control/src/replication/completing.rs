@@ -1,4 +1,6 @@
-//! What other regions keep alone, for a region that is to be home: home has everything.
+//! What other regions keep alone, for a region that is to be home: home has everything. Where a
+//! person forces it, what cannot be had is carried on by hash, unchanged, until it comes
+//! (`in_part`).
 //!
 //! The root of a set is written last, after its leaves and the secrets that it names: a set whose
 //! root is here is here whole, and one that was cut off on the way is fetched again.
@@ -10,8 +12,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::{Compare, Op, Store};
-use proto::tree::{self, Hash, Root, regions_of};
+use proto::store::{Compare, Op, Store, Txn, TxnOutcome};
+use proto::tree::{self, Hash, Root, is_kept_in, regions_of};
 use proto::wire::replication::Versions;
 use tracing::{info, warn};
 
@@ -23,24 +25,80 @@ use crate::publish::writes::Writes;
 use crate::regions::asked_in_vain::AskedInVain;
 use crate::regions::{Peer, Regions};
 
+/// What becomes of a set that cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unhad {
+    /// The region does not become home without it.
+    Refuses,
+    /// It is carried on by hash, unless the region that keeps it has lost it: a person forces it.
+    Freezes,
+}
+
+impl Unhad {
+    /// What a person's `force` means.
+    pub fn of(force: bool) -> Self {
+        match force {
+            true => Self::Freezes,
+            false => Self::Refuses,
+        }
+    }
+}
+
+/// What a region has that is to be home.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    /// What holds while nothing is swept of what was fetched; none where a version is the same
+    /// everywhere.
+    pub unswept: Option<Compare>,
+    /// Sets that it does not have, by name.
+    pub frozen: BTreeSet<String>,
+}
+
+/// A set by name, and its root.
+pub(super) type Wanted<'a> = (&'a str, Hash);
+
+/// What a region answers that is asked for a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gave {
+    /// It is here.
+    All,
+    /// It does not have it.
+    Lacks,
+    /// Nothing, or not all of it.
+    BrokeOff,
+}
+
+/// What came of asking for a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Had {
+    Added,
+    /// A region that keeps it has it no more.
+    Lost,
+    /// No region that answers has it.
+    Nowhere,
+}
+
 impl Replication {
     /// Fetches what the newest version here names and this region does not have, from the first of
-    /// `connections` that has it, else from any other region; verified by hash. Gives what holds
-    /// while nothing of it is swept; `None` where a version is the same everywhere.
+    /// `connections` that has it, else from any other region; verified by hash.
     pub(super) async fn complete(
         &self,
         connections: &[&Connection],
         org: OrgId,
-    ) -> Result<Option<Compare>, Broken> {
+        unhad: Unhad,
+    ) -> Result<Whole, Broken> {
+        let own = &self.regions.own;
         let mut local = Local::read(&*self.store, org, None).await?;
         let head = local.config().map(|config| &config.head);
         let Some(head) = head.filter(|head| head.is_cut()) else {
-            return Ok(None);
+            return Ok(Whole::default());
         };
-        if let Some(regions) = head.stays_in(&self.regions.own) {
+        if let Some(regions) = head.stays_in(own).filter(|_| unhad == Unhad::Refuses) {
             let why = format!(
                 "it has objects with `residency: strict` that may be in {regions} alone: one of \
-                 these is to be home, or they are to be changed first"
+                 these is to be home, or they are to be changed first; with `--force` region {own} \
+                 becomes home without them, and they can be changed no more until one of {regions} \
+                 is home"
             );
             return Err(ApplyError::Refused { org, why }.into());
         }
@@ -48,61 +106,73 @@ impl Replication {
         let raised = sweep_counter::raise(&*self.store, org).await;
         let raised = raised.map_err(ApplyError::from)?;
         let (_, unswept) = raised.ok_or(ApplyError::Moved(org))?;
+        let mut frozen = BTreeSet::new();
         loop {
             local = Local::read(&*self.store, org, None).await?;
             let config = local.config().ok_or(ApplyError::Moved(org))?;
-            let Some(set) = config.withheld().next() else {
-                return Ok(Some(unswept));
+            let lacking = config.withheld().find(|set| !frozen.contains(*set));
+            let Some(set) = lacking.map(str::to_owned) else {
+                let unswept = Some(unswept);
+                return Ok(Whole { unswept, frozen });
             };
-            let region = regions_of(set);
-            let set = (region, config.head.roots[set]);
-            if !self.add_set(&local, connections, set, &unswept).await? {
-                let why = format!(
-                    "what region {region} alone keeps of version {} can be had from no region \
-                     that answers; unless {region}, or the home before, answers it is lost, and \
-                     region {region} goes on from the newest that it has with `regions promote \
-                     {region} --force` there",
-                    config.head.n
-                );
-                return Err(ApplyError::Refused { org, why }.into());
+            let n = config.head.n;
+            let wanted = (set.as_str(), config.head.roots[&set]);
+            if !may_have(&set, own) {
+                frozen.insert(set);
+                continue;
+            }
+            let had = self.add_set(&local, connections, wanted, &unswept).await?;
+            match (had, unhad) {
+                (Had::Added, _) => {}
+                (Had::Nowhere, Unhad::Freezes) if !is_kept_in(&set, own) => {
+                    let region = regions_of(&set);
+                    warn!(%org, region, "what region {region} alone keeps is carried on by hash");
+                    frozen.insert(set);
+                }
+                (had, _) => {
+                    let why = not_had((&set, own), had, n);
+                    return Err(ApplyError::Refused { org, why }.into());
+                }
             }
         }
     }
 
-    /// Fetches a set; answers whether some region gave it. A region that did not have it, or did
-    /// not answer, is left out for a while: who is stuck tries again every few seconds.
+    /// Fetches a set from whoever has it. A region that did not have it, or did not answer, is left
+    /// out for a while: who is stuck tries again every few seconds.
     async fn add_set(
         &self,
         local: &Local,
         connections: &[&Connection],
-        (region, root): (&str, Hash),
+        (set, root): Wanted<'_>,
         unswept: &Compare,
-    ) -> Result<bool, Broken> {
-        let mut asked = BTreeSet::new();
+    ) -> Result<Had, Broken> {
+        let (mut asked, mut had) = (BTreeSet::new(), Had::Nowhere);
         for connection in connections.iter().copied() {
             asked.insert(connection.peer().to_owned());
-            let using = (connection, &*self.regions);
-            let added = local.add_set(&self.store, using, root, unswept).await;
-            if was_added(added, connection.peer(), region)? {
-                return Ok(true);
+            match self
+                .take_set(local, connection, (set, root), unswept)
+                .await?
+            {
+                Gave::All => return Ok(Had::Added),
+                Gave::Lacks if is_kept_in(set, connection.peer()) => had = Had::Lost,
+                Gave::Lacks | Gave::BrokeOff => {}
             }
         }
         // The region itself first: it has it for sure, if it is there.
         let mut others: Vec<&Peer> = self.regions.peers.iter().collect();
-        others.sort_by_key(|peer| peer.name != region);
+        others.sort_by_key(|peer| !is_kept_in(set, &peer.name));
         for peer in others
             .into_iter()
             .filter(|peer| !asked.contains(&peer.name))
             .filter(|peer| !self.status.is_pointless(&peer.name, local.org, root))
         {
-            if self
-                .ask_for_set(local, peer, (region, root), unswept)
-                .await?
-            {
-                return Ok(true);
+            match self.ask_for_set(local, peer, (set, root), unswept).await? {
+                Gave::All => return Ok(Had::Added),
+                Gave::Lacks if is_kept_in(set, &peer.name) => had = Had::Lost,
+                Gave::Lacks | Gave::BrokeOff => {}
             }
         }
-        Ok(false)
+        Ok(had)
     }
 
     /// Asks a region for a set, over a connection of its own.
@@ -110,9 +180,9 @@ impl Replication {
         &self,
         local: &Local,
         peer: &Peer,
-        (region, root): (&str, Hash),
+        (set, root): Wanted<'_>,
         unswept: &Compare,
-    ) -> Result<bool, Broken> {
+    ) -> Result<Gave, Broken> {
         let in_vain = |note: &dyn Fn(&mut AskedInVain)| {
             self.status
                 .follow(&peer.name, |of| note(&mut of.asked_in_vain));
@@ -120,42 +190,72 @@ impl Replication {
         let connection = match self.reach(peer).await {
             Ok(connection) => connection,
             Err(error) => {
+                let region = regions_of(set);
                 warn!(region, "region {} cannot be asked: {error}", peer.name);
                 in_vain(&|vain| vain.not_reached(Instant::now()));
-                return Ok(false);
+                return Ok(Gave::BrokeOff);
             }
         };
-        let using = (&connection, &*self.regions);
-        let added = local.add_set(&self.store, using, root, unswept).await;
+        let gave = self.take_set(local, &connection, (set, root), unswept);
+        let gave = gave.await?;
         // What a broken connection did not bring may be there: it is asked for again at once.
-        let lacks = matches!(added, Err(ApplyError::Refused { .. }));
-        let was_added = was_added(added, &peer.name, region)?;
-        if lacks {
+        if gave == Gave::Lacks {
             in_vain(&|vain| vain.lacks((local.org, root), Instant::now()));
         }
-        Ok(was_added)
+        Ok(gave)
+    }
+
+    /// Takes a set over a connection; an error is of this region.
+    async fn take_set(
+        &self,
+        local: &Local,
+        connection: &Connection,
+        (set, root): Wanted<'_>,
+        unswept: &Compare,
+    ) -> Result<Gave, ApplyError> {
+        let (region, peer) = (regions_of(set), connection.peer());
+        let using = (connection, &*self.regions);
+        match local.add_set(&self.store, using, root, unswept).await {
+            Ok(()) => Ok(Gave::All),
+            Err(ApplyError::Refused { why, .. }) => {
+                info!(region, "region {peer} does not have it: {why}");
+                Ok(Gave::Lacks)
+            }
+            Err(error @ (ApplyError::Link(_) | ApplyError::Content(_))) => {
+                warn!(region, "region {peer} does not give it: {error}");
+                Ok(Gave::BrokeOff)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
-/// Whether a region gave a set; an error is of this one.
-fn was_added(added: Result<(), ApplyError>, peer: &str, region: &str) -> Result<bool, ApplyError> {
-    match added {
-        Ok(()) => Ok(true),
-        Err(ApplyError::Refused { why, .. }) => {
-            info!(region, "region {peer} does not have it: {why}");
-            Ok(false)
-        }
-        Err(error @ (ApplyError::Link(_) | ApplyError::Content(_))) => {
-            warn!(region, "region {peer} does not give it: {error}");
-            Ok(false)
-        }
-        Err(error) => Err(error),
+/// Whether a set may be in a region that is home at all.
+pub(super) fn may_have(set: &str, region: &str) -> bool {
+    !tree::is_strict(set) || is_kept_in(set, region)
+}
+
+/// Why a region does not become home.
+pub(super) fn not_had((set, own): (&str, &str), had: Had, n: u64) -> String {
+    let region = regions_of(set);
+    let what = format!("what region {region} alone keeps of version {n} can be had from no region");
+    match had {
+        Had::Nowhere if !is_kept_in(set, own) => format!(
+            "{what} that answers; with `--force` region {own} becomes home without it, and what is \
+             pinned to {region} stays as it is, and cannot be changed, until it can be reached"
+        ),
+        Had::Added | Had::Nowhere | Had::Lost => format!(
+            "{what} that answers, {region} included; unless the home before answers it is lost, \
+             and region {region} goes on from the newest that it has with `regions promote \
+             {region} --force` there"
+        ),
     }
 }
 
 impl Local {
-    /// Writes the content of a set, and the secrets that it names.
-    async fn add_set(
+    /// Writes the content of a set, and the secrets that it names; its root only while nothing was
+    /// swept since.
+    pub(super) async fn add_set(
         &self,
         store: &Arc<dyn Store>,
         (connection, regions): (&Connection, &Regions),
@@ -186,6 +286,14 @@ impl Local {
         self.add_sealed(secrets, &whole, &Versions::default(), &mut plan)
             .await?;
         write(&**store, plan.writes.before).await?;
-        Ok(write(&**store, vec![put_root]).await?)
+        let txn = Txn {
+            compares: vec![sweep.clone()],
+            ops: vec![put_root],
+            or_read: Vec::new(),
+        };
+        match store.txn(txn).await? {
+            TxnOutcome::Committed(_) => Ok(()),
+            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(self.org)),
+        }
     }
 }

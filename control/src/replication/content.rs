@@ -15,6 +15,7 @@ use proto::wire::replication::{Answer, Ask, LEAVES_MAX, VersionParts};
 
 use super::apply::{ApplyError, Local, Plan, write};
 use super::connection::Connection;
+use super::sync::not_there;
 use crate::publish::sweep_counter;
 
 /// The roots of what a region that is not home keeps of a version.
@@ -56,8 +57,12 @@ impl Local {
             let roots: Vec<Hash> = kept(&record.head, region).collect();
             let lacking = roots.iter().filter(|hash| missing(hash, &content));
             let lacking = lacking.copied().collect();
-            self.fetch(store, connection, lacking, &mut content, plan)
-                .await?;
+            let fetched = self.fetch(store, connection, lacking, &mut content, plan);
+            fetched.await.map_err(|error| match error {
+                // A home that was made one by force may not have it.
+                ApplyError::Refused { org, .. } => not_there(org, connection.peer()),
+                error => error,
+            })?;
             for hash in roots {
                 let Some(packed) = content.get(&hash) else {
                     continue; // It is the root of the version here, whose leaves are held.

@@ -16,6 +16,7 @@ use proto::wire::replication::{Answer, Ask, Moved, Position};
 
 use super::apply::{ApplyError, Local};
 use super::asking::{Asked, counters};
+use super::completing::Unhad;
 use super::connection::Connection;
 use super::promotion::{PromoteError, Promoted, Promotion, TRIES};
 use super::{Broken, Replication};
@@ -104,16 +105,12 @@ impl Replication {
         };
         for org in self.orgs().await? {
             let opened = match self.differ(org, &asked) {
-                true => self.decide_one(org, &asked).await,
+                true => self.decide_one((org, force), &asked).await,
                 false => Ok(None),
             };
             match opened {
                 Ok(None) => {}
-                Ok(Some(first)) => decided.promoted.push(Promoted {
-                    org,
-                    from: self.regions.own.clone(),
-                    first,
-                }),
+                Ok(Some(promoted)) => decided.promoted.push(promoted),
                 Err(Broken::Apply(error)) if error.is_of_one() => {
                     let why = error.to_string();
                     tracing::error!(%org, "the history of {org} here is not made to count: {why}");
@@ -139,13 +136,13 @@ impl Replication {
 
     async fn decide_one(
         &self,
-        org: OrgId,
+        (org, force): (OrgId, bool),
         asked: &[Asked<'_>],
-    ) -> Result<Option<Position>, Broken> {
+    ) -> Result<Option<Promoted>, Broken> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_to_decide(org, asked).await {
+            match self.try_to_decide((org, force), asked).await {
                 Err(Broken::Apply(ApplyError::Moved(_))) if tries < TRIES => {}
                 decided => return decided,
             }
@@ -154,9 +151,9 @@ impl Replication {
 
     async fn try_to_decide(
         &self,
-        org: OrgId,
+        (org, force): (OrgId, bool),
         asked: &[Asked<'_>],
-    ) -> Result<Option<Position>, Broken> {
+    ) -> Result<Option<Promoted>, Broken> {
         let local = Local::read(&*self.store, org, None).await?;
         let (Some(here), Some(line)) = (local.position(), local.home().cloned()) else {
             return Ok(None);
@@ -166,11 +163,11 @@ impl Replication {
         }
         let known = counters(org, Some(&line), asked);
         let answering: Vec<&Connection> = asked.iter().map(|asked| &asked.connection).collect();
-        let whole = self.complete(&answering, org).await?;
-        let base = (&here, &*known, whole);
-        self.open(&None, org, &line, base, "promotion")
-            .await
-            .map(Some)
+        let whole = self.complete(&answering, org, Unhad::of(force)).await?;
+        let base = (&here, &*known, &whole);
+        let first = self.open(&None, org, &line, base, "promotion").await?;
+        let from = self.regions.own.clone();
+        Ok(Some(Promoted::of(org, from, first, &whole)))
     }
 
     /// Whether there are two histories: that of this region and that of home, or of a region that

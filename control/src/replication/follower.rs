@@ -13,6 +13,8 @@ use tracing::{info, warn};
 use super::apply::Guard;
 use super::clocks::Comparing;
 use super::connection::Connection;
+use super::in_part::AskedFor;
+use super::left_to_home::Noted;
 use super::resealed::Wanting;
 use super::rotated::Rotated;
 use super::taking::Taking;
@@ -134,7 +136,10 @@ impl Follower {
         guard: &Guard,
     ) -> Result<std::convert::Infallible, Broken> {
         let (mut wanting, mut comparing) = (Wanting::default(), Comparing::default());
+        let (mut asked, mut noted) = (AskedFor::default(), Noted::default());
         loop {
+            self.0.complete_homes(connection, guard, &mut asked).await?;
+            self.0.leave_to_home(connection, guard, &mut noted).await?;
             self.0.move_shares(connection, guard).await?;
             self.0.fetch_sealed(connection, guard, &mut wanting).await?;
             self.0.compare_clocks(connection, &mut comparing).await?;

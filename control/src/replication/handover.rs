@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::takeover::{Standing, ask_home, standing};
 use super::{Broken, Replication};
-use crate::publish::PublishError;
+use crate::publish::{PublishError, homes};
 use crate::regions::Peer;
 
 /// A region that lacks more versions than this of an organisation is not handed anything.
@@ -149,7 +149,7 @@ impl Replication {
         }
         self.refuse_lag(peer, &standing, &orgs)?;
         self.refuse_diverged(peer, &standing, &orgs).await?;
-        self.refuse_strict(to, &orgs)?;
+        self.refuse_unfit(to, &orgs)?;
         let mut so_far = SoFar::default();
         // Again, for what was created meanwhile: once `system` is sealed nothing is.
         while !orgs.is_empty() {
@@ -279,13 +279,12 @@ impl Replication {
     }
 
     /// Refuses before the first organisation is sealed what would be refused at one of them.
-    fn refuse_strict(&self, to: &str, orgs: &[OrgId]) -> Result<(), HandOverError> {
+    fn refuse_unfit(&self, to: &str, orgs: &[OrgId]) -> Result<(), HandOverError> {
         let world = self.worlds.borrow().clone();
         for org in orgs {
-            let head = world.orgs.get(org).map(|state| &state.config.head);
-            if let Some(regions) = head.and_then(|head| head.stays_in(to)) {
-                let (org, regions, to) = (*org, regions.to_owned(), to.to_owned());
-                let error = PublishError::Stays { org, regions, to };
+            let state = world.orgs.get(org);
+            let unfit = state.and_then(|state| homes::refuses_to_move(&state.config, to));
+            if let Some(error) = unfit {
                 return Err(HandOverError::Stopped {
                     error,
                     so_far: Box::new(SoFar {

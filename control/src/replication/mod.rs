@@ -12,11 +12,13 @@
 //! what is not to be kept here any more, `aside` leaves a branch that is not in force, `diverged`
 //! is what a person decides where the same numbers name two branches. `takeover` learns which
 //! region is home and opens what was handed over to this one, once it has what other regions keep
-//! alone (`completing`); `facts` brings home what was revoked elsewhere; `shares` moves what
-//! regions have of limits that they share (`shared_index` finds these); `handover` and `promotion`
-//! are what a person asks for, `asking` asks all regions before. One control plane of a region
-//! follows, who has the place for it. Nothing is remembered between attempts but what the local
-//! store holds, and since when a share is on its way, so that a cut at any point costs only what
+//! alone (`completing`; where that was forced without it, `in_part` fetches it later, and
+//! `left_to_home` keeps it here until home has it); `facts` brings home what was revoked elsewhere;
+//! `shares` moves what regions have of limits that they share (`shared_index` finds these);
+//! `handover` and `promotion` are what a person asks for, `asking` asks all regions before, and
+//! `foreseeing` tells what a promotion would do. One control plane of a region follows, who has the
+//! place for it. Nothing is remembered between attempts but what the local store holds, and since
+//! when a share is on its way, so that a cut at any point costs only what
 //! was under way.
 
 mod apply;
@@ -31,8 +33,11 @@ mod departed;
 mod diverged;
 mod facts;
 mod follower;
+mod foreseeing;
 mod handover;
 mod hearing;
+mod in_part;
+mod left_to_home;
 mod narrowing;
 mod news;
 mod not_given;
@@ -71,6 +76,7 @@ use tokio::sync::watch;
 use self::apply::ApplyError;
 pub use self::connection::Dialer;
 pub use self::follower::Follower;
+pub use self::foreseeing::{Foreseen, Would};
 pub use self::handover::HandOverError;
 pub use self::not_given::NotGiven;
 pub use self::promotion::{PromoteError, Promoted, Promotion};

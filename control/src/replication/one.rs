@@ -11,6 +11,7 @@ use proto::tree::{Head, SYSTEM_ORG};
 use proto::wire::replication::{Moved, Position};
 
 use super::apply::Guard;
+use super::completing::Unhad;
 use super::connection::Connection;
 use super::takeover::{Step, ask_home};
 use super::{Broken, Replication, facts_hash};
@@ -138,8 +139,8 @@ impl Replication {
         if stored.as_ref() != Some(&seal.last) {
             self.sync(connection, guard, org, line).await?;
         }
-        let whole = self.complete(&[connection], org).await?;
-        let base = (&seal.last, &[][..], whole);
+        let whole = self.complete(&[connection], org, Unhad::Refuses).await?;
+        let base = (&seal.last, &[][..], &whole);
         self.open(guard, org, line, base, "hand-over").await?;
         Ok(())
     }

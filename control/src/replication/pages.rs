@@ -76,10 +76,15 @@ impl Session<'_> {
     ) -> Result<Steps, SourceError> {
         let (org, mut bytes) = (newest.org, 0);
         let mut held: BTreeSet<Hash> = old.reaches_in(&self.region).collect();
+        // The follower has its own sets of the version that it stands at, also where they are not
+        // here.
+        let roots = old.head.roots.iter();
+        let its = roots.filter(|(set, _)| is_kept_in(set, &self.region));
+        held.extend(its.map(|(_, root)| *root));
         let mut answer = Versions::default();
         let mut last = None;
         for (json, record) in records {
-            let Some(leaves) = self.content(org, &record, &held).await? else {
+            let Some(leaves) = self.content(newest, &record, &held).await? else {
                 return Ok(Steps::Gap);
             };
             let size: usize = leaves.iter().map(|(_, packed)| packed.len()).sum();
@@ -145,7 +150,7 @@ impl Session<'_> {
             // It has just been followed by the next.
             return Err(LoadError::Missing(newest.head.hash).into());
         };
-        let content = self.content(newest.org, &record, &BTreeSet::new()).await?;
+        let content = self.content(newest, &record, &BTreeSet::new()).await?;
         let mut leaves = content.ok_or(LoadError::Missing(newest.head.hash))?;
         let mut bytes: usize = leaves.iter().map(|(_, packed)| packed.len()).sum();
         if bytes > self.source.answer_bytes {
@@ -177,20 +182,29 @@ impl Session<'_> {
     }
 
     /// The roots and the leaves of a version that the follower keeps and that are not among `held`;
-    /// `None` when one of them is not kept here any more.
+    /// `None` when one of them is not kept here any more. A set that the newest version carries on
+    /// by hash is left out: the follower, whose it is, has it, or waits for who has.
     async fn content(
         &self,
-        org: OrgId,
+        newest: &OrgConfig,
         record: &VersionRecord,
         held: &BTreeSet<Hash>,
     ) -> Result<Option<Vec<(Hash, Vec<u8>)>>, SourceError> {
-        let mut content = Vec::new();
+        let (org, mut content) = (newest.org, Vec::new());
+        let is_home = newest.head.epoch.region == self.source.regions.own;
+        let is_carried = |set: &str, root: &Hash| {
+            let is_same = newest.head.roots.get(set) == Some(root);
+            is_home && is_same && !newest.holds(set)
+        };
         let roots = record.head.roots.iter();
         let roots = roots.filter(|(set, _)| is_kept_in(set, &self.region));
-        for (_, hash) in roots.filter(|(_, hash)| !held.contains(hash)) {
+        for (set, hash) in roots.filter(|(_, hash)| !held.contains(hash)) {
             let [packed] = &self.values(vec![keys::leaf(org, hash)]).await?[..] else {
                 return Ok(None);
             };
+            if packed.is_empty() && is_carried(set, hash) {
+                continue;
+            }
             if packed.is_empty() {
                 return Ok(None);
             }

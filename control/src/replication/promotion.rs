@@ -6,17 +6,20 @@
 //! it made is then set aside there.
 //!
 //! What other regions keep alone is copied first. Where no region that answers has it, this one is
-//! not made home: it would lose it.
+//! not made home, unless a person forces it: then it is carried on by hash, unchanged, and frozen
+//! until it comes.
 
 use std::collections::BTreeSet;
 
 use proto::home::{Home, Lies, Seal};
 use proto::id::OrgId;
+use proto::tree::regions_of;
 use proto::version::Epoch;
 use proto::wire::replication::Position;
 
 use super::apply::{ApplyError, Local};
 use super::asking::{Asked, counters};
+use super::completing::{Unhad, Whole};
 use super::takeover::ask_home;
 use super::{Broken, Replication};
 use crate::publish::homes;
@@ -61,6 +64,21 @@ pub struct Promoted {
     pub from: String,
     /// The first version of the new epoch.
     pub first: Position,
+    /// Regions of which what they alone keep is not here: it stays as it is until it comes.
+    pub frozen: Vec<String>,
+}
+
+impl Promoted {
+    pub(super) fn of(org: OrgId, from: String, first: Position, whole: &Whole) -> Self {
+        let frozen = whole.frozen.iter().map(|set| regions_of(set).to_owned());
+        let frozen: BTreeSet<String> = frozen.collect();
+        Self {
+            org,
+            from,
+            first,
+            frozen: frozen.into_iter().collect(),
+        }
+    }
 }
 
 /// Why this region was not made home, or not of everything.
@@ -105,9 +123,9 @@ impl From<Broken> for PromoteError {
 }
 
 /// Where the branch that counts is to be had.
-struct Best {
+pub(super) struct Best {
     /// Which of the regions that were asked; none for this one.
-    at: Option<usize>,
+    pub at: Option<usize>,
     position: Position,
 }
 
@@ -127,12 +145,7 @@ impl Replication {
         not_asked: Vec<String>,
         force: bool,
     ) -> Result<Promotion, PromoteError> {
-        let mut orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
-        orgs.extend(
-            asked
-                .iter()
-                .flat_map(|asked| asked.standing.keys().copied()),
-        );
+        let orgs = self.orgs_of(asked).await?;
         let mut promotion = Promotion {
             not_asked,
             ..Promotion::default()
@@ -161,8 +174,16 @@ impl Replication {
         promotion.unless_nothing(PromoteError::Homed(homed.into_iter().collect()))
     }
 
+    /// Everything that is here or in a region that was asked.
+    pub(super) async fn orgs_of(&self, asked: &[Asked<'_>]) -> Result<BTreeSet<OrgId>, Broken> {
+        let mut orgs: BTreeSet<OrgId> = self.orgs().await?.into_iter().collect();
+        let there = asked.iter().flat_map(|asked| asked.standing.keys());
+        orgs.extend(there.copied());
+        Ok(orgs)
+    }
+
     /// The region that is home by the highest fact anybody knows, if versions can be made there.
-    async fn answering_home(
+    pub(super) async fn answering_home(
         &self,
         org: OrgId,
         asked: &[Asked<'_>],
@@ -218,7 +239,7 @@ impl Replication {
             tries += 1;
             let (best, local) = self.best(org, asked, &passed_over).await?;
             let lines = [local.home().cloned(), before.clone()];
-            match self.promote_from(org, asked, (&best, lines)).await {
+            match self.promote_from((org, force), asked, (&best, lines)).await {
                 Err(Broken::Apply(ApplyError::Moved(_))) if tries < TRIES => {}
                 // Longer, and nobody can go on from it: a person says to go on without.
                 Err(Broken::Apply(ApplyError::Refused { why, .. }))
@@ -233,7 +254,7 @@ impl Replication {
     }
 
     /// Whose branch counts, and what is here.
-    async fn best(
+    pub(super) async fn best(
         &self,
         org: OrgId,
         asked: &[Asked<'_>],
@@ -253,7 +274,7 @@ impl Replication {
 
     async fn promote_from(
         &self,
-        org: OrgId,
+        (org, force): (OrgId, bool),
         asked: &mut [Asked<'_>],
         (best, lines): (&Best, [Option<Home>; 2]),
     ) -> Result<Promoted, Broken> {
@@ -299,13 +320,14 @@ impl Replication {
             }
         };
         let answering = asked.iter().map(|asked| &asked.connection);
-        let whole = self.complete(&answering.collect::<Vec<_>>(), org).await?;
+        let answering: Vec<_> = answering.collect();
+        let whole = self.complete(&answering, org, Unhad::of(force)).await?;
         let reached = Local::read(&*self.store, org, None).await?.position();
         let base = reached.ok_or(ApplyError::Moved(org))?;
         let first = self
-            .open(&None, org, &line, (&base, &known, whole), "promotion")
+            .open(&None, org, &line, (&base, &known, &whole), "promotion")
             .await?;
-        Ok(Promoted { org, from, first })
+        Ok(Promoted::of(org, from, first, &whole))
     }
 }
 

@@ -89,23 +89,42 @@ impl Local {
         }
         // What the branch named stays with it.
         if !self.branch.is_left() {
-            let narrowed = self.config.as_deref().map(|old| narrowed(old, config));
-            for (credential, seal) in narrowed.unwrap_or_default() {
-                let stored = config.credential(credential);
-                let stays = |region: &&str| {
-                    stored.is_some_and(|stored| stored.credential.is_for_region(region))
-                };
-                let key = |region: &str| keys::secret(self.org, credential, &seal, region);
-                let over = regions.names().filter(|region| !stays(region));
-                plan.writes.after.extend(over.map(key).map(Op::Delete));
-            }
-            for (credential, seal) in before.difference(&after) {
-                let key = |region: &str| keys::secret(self.org, *credential, seal, region);
-                let over = regions.names().map(key).map(Op::Delete);
-                plan.writes.after.extend(over);
-            }
+            let over = self.ended(regions, config, before.difference(&after));
+            plan.writes.after.extend(over);
         }
         Ok(())
+    }
+
+    /// What destroys sealed values that the version has for other regions only, or names no more.
+    /// Those of what other regions keep alone, which a home before has, are left to the sweep: home
+    /// may not have them yet.
+    fn ended<'n>(
+        &self,
+        regions: &Regions,
+        config: &OrgConfig,
+        unnamed: impl Iterator<Item = &'n SealName>,
+    ) -> Vec<Op> {
+        let mut over = Vec::new();
+        let narrowed = self.config.as_deref().map(|old| narrowed(old, config));
+        for (credential, seal) in narrowed.unwrap_or_default() {
+            let stored = config.credential(credential);
+            let stays = |region: &&str| {
+                stored.is_some_and(|stored| stored.credential.is_for_region(region))
+            };
+            let key = |region: &str| keys::secret(self.org, credential, &seal, region);
+            let ended = regions.names().filter(|region| !stays(region));
+            over.extend(ended.map(key).map(Op::Delete));
+        }
+        let is_part = config.withheld().next().is_some();
+        let is_others = |id: CredentialId| {
+            let old = self.config.as_deref().and_then(|old| old.credential(id));
+            is_part && old.is_some_and(|old| !old.credential.is_for_region(&regions.own))
+        };
+        for (credential, seal) in unnamed.filter(|(id, _)| !is_others(*id)) {
+            let key = |region: &str| keys::secret(self.org, *credential, seal, region);
+            over.extend(regions.names().map(key).map(Op::Delete));
+        }
+        over
     }
 
     fn sealed_put(

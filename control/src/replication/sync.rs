@@ -193,7 +193,8 @@ fn answered(answer: Answer) -> Result<Answered, Broken> {
     })
 }
 
-fn not_there(org: OrgId, peer: &str) -> ApplyError {
+/// Why nothing is taken of an organisation whose home lacks what this region is to have of it.
+pub(super) fn not_there(org: OrgId, peer: &str) -> ApplyError {
     let why = format!(
         "region {peer} does not have all of its newest version: what this region alone keeps of it \
          (promoted by `--force` this region goes on from its own), or what is damaged there, which \

@@ -16,6 +16,7 @@ use proto::wire::replication::{Answer, Ask, Moved, Position};
 use tracing::{info, warn};
 
 use super::apply::{ApplyError, Guard, Local};
+use super::completing::Whole;
 use super::connection::Connection;
 use super::{Broken, Replication};
 use crate::publish::{Author, homes, recovery};
@@ -132,13 +133,13 @@ impl Replication {
 
     /// Makes this region home: a new epoch begins with a version that has the content of `base`,
     /// which must be the newest here. Its counter is above those of `line` and all `known`.
-    /// `whole` holds while nothing is swept of what was fetched for it.
+    /// `whole` is what was fetched for it, and what not.
     pub(super) async fn open(
         &self,
         guard: &Guard,
         org: OrgId,
         line: &Home,
-        (base, known, whole): (&Position, &[u64], Option<Compare>),
+        (base, known, whole): (&Position, &[u64], &Whole),
         author: &str,
     ) -> Result<Position, Broken> {
         if self.publisher.is_regressed(org) {
@@ -152,7 +153,9 @@ impl Replication {
         else {
             return Err(ApplyError::Moved(org).into());
         };
-        if let Some(region) = config.withheld().next().map(regions_of) {
+        let mut withheld = config.withheld();
+        if let Some(set) = withheld.find(|set| !whole.frozen.contains(*set)) {
+            let region = regions_of(set);
             let why = format!("what region {region} alone keeps is not here");
             return Err(ApplyError::Refused { org, why }.into());
         }
@@ -176,7 +179,11 @@ impl Replication {
         let mut ops = recovery::reopening(org, &head, 0, made, self.publisher.signer());
         ops.push(homes::put(org, &home));
         let txn = Txn {
-            compares: local.compares(guard).into_iter().chain(whole).collect(),
+            compares: local
+                .compares(guard)
+                .into_iter()
+                .chain(whole.unswept.clone())
+                .collect(),
             ops,
             or_read: Vec::new(),
         };

@@ -150,6 +150,15 @@ pub fn kept_from(org: OrgId) -> String {
 /// All keys of [`kept_from`].
 pub const KEPT_FROM: &str = "kept-from/";
 
+/// The epoch as of which home is known to have what this region has, and does not keep, of an
+/// organisation.
+pub fn home_has(org: OrgId) -> String {
+    format!("{HOME_HAS}{org}")
+}
+
+/// All keys of [`home_has`].
+pub const HOME_HAS: &str = "home-has/";
+
 /// Leaves and roots, records of versions and their signatures, sealed secrets, audit entries and
 /// the like of all organisations: what comes behind these is an organisation and a slash.
 pub const OF_ORGS: [&str; 11] = [

@@ -10,6 +10,7 @@ use super::draft::Draft;
 use super::operation::{ApplyError, Context, Operation, SecretChange};
 use super::references::{self, Judged};
 use super::told::Told;
+use super::withheld::Withheld;
 use super::{OrgConfig, aliases, pack};
 use crate::hosts::HostPattern;
 use crate::id::CredentialId;
@@ -26,8 +27,9 @@ pub const OBJECT_BYTES_MAX: usize = 256 * 1024;
 /// Applies operations to a version.
 ///
 /// # Errors
-/// The first of: an unknown object, a stale precondition, a role that does not reach, every
-/// problem of the objects and their references, a taken name, an object in use, a bound.
+/// The first of: an unknown object, or one that is not here, a stale precondition, a role that does
+/// not reach, every problem of the objects and their references, a taken name, an object in use, a
+/// set that is not here and would be changed or could be wrong by it, a bound.
 pub fn apply(
     parent: &OrgConfig,
     operations: &[Operation],
@@ -46,6 +48,8 @@ pub(super) struct Work<'a> {
     /// The version being made, as the generation of the secrets that it sets.
     pub(super) generation: Generation,
     pub(super) draft: Draft,
+    /// What the parent has that is not here, if anything.
+    withheld: Option<Withheld<'a>>,
     /// Which operation touched an object last.
     touched: BTreeMap<ObjectId, usize>,
     /// Restored credentials that keep hosts and regions of their secret so far, with those of then.
@@ -68,6 +72,7 @@ impl<'a> Work<'a> {
                 by_region: context.policy.content_by_region,
                 ..Draft::default()
             },
+            withheld: Withheld::of(parent),
             touched: BTreeMap::new(),
             restored_hosts: BTreeMap::new(),
             problems: Vec::new(),
@@ -75,6 +80,13 @@ impl<'a> Work<'a> {
     }
 
     fn step(&mut self, at: usize, operation: &Operation) -> Result<(), ApplyError> {
+        // What an earlier operation created is here.
+        if let Some(withheld) = &self.withheld
+            && !self.touched.contains_key(&operation.id())
+            && let Some(refusal) = withheld.refuses(operation)
+        {
+            return Err(refusal);
+        }
         match operation {
             Operation::Create { id, body, secret } => {
                 self.touched.insert(*id, at);
@@ -255,6 +267,8 @@ impl<'a> Work<'a> {
                 judged.forbidden.into_iter().map(at).collect(),
             ));
         }
+        let withheld = self.withheld.as_ref();
+        let unknown = withheld.and_then(|of| of.take_unknown(&mut judged.problems));
         self.problems.extend(judged.problems);
         if !self.problems.is_empty() {
             self.problems.sort_by_key(|(at, _)| *at);
@@ -264,6 +278,11 @@ impl<'a> Work<'a> {
         }
         if let Some(conflict) = judged.conflict {
             return Err(conflict);
+        }
+        let changed = self.draft.changed.iter();
+        let judge = |of: &Withheld<'_>| of.judge(&self.draft.objects, changed);
+        if let Some(refusal) = unknown.or_else(|| withheld.and_then(judge)) {
+            return Err(refusal);
         }
         self.check_bounds()?;
         // A secret that was set and then lost with its object needs no seal.

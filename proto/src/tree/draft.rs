@@ -108,10 +108,11 @@ pub struct Packed {
 }
 
 impl Draft {
-    /// Packs the draft into the version that follows `parent`.
+    /// Packs the draft into the version that follows `parent`. Sets that are not here are carried
+    /// on by hash, unchanged.
     ///
     /// # Errors
-    /// The configuration exceeds a bound.
+    /// The configuration exceeds a bound, or the draft changes what is not here.
     pub fn commit(self, parent: &OrgConfig, gc: u64, salt: String) -> Result<Packed, TreeError> {
         let (head, sets, leaves) = self.cut(parent, gc, salt)?;
         let delta = delta(&head, &self.objects, &self.changed);
@@ -143,12 +144,21 @@ impl Draft {
         gc: u64,
         salt: String,
     ) -> Result<(Head, Sets, Vec<Leaf>), TreeError> {
-        let withheld = parent.withheld_regions();
-        if !withheld.is_empty() {
-            return Err(TreeError::Withheld(withheld));
-        }
         let by_region = self.by_region || parent.head.is_cut();
         let (sets, leaves) = sets::cut(parent, &self.objects, &self.changed, by_region)?;
+        let carried = parent.carried();
+        let was_there = |set: &String| {
+            let mut changed = self.changed.iter();
+            changed.any(|id| sets::forms(&parent.objects, *id).contains_key(set))
+        };
+        let touched = carried.keys();
+        let touched = touched.filter(|set| sets.contains_key(*set) || was_there(set));
+        let touched: Vec<String> = touched
+            .map(|set| sets::regions_of(set).to_owned())
+            .collect();
+        if !touched.is_empty() {
+            return Err(TreeError::Withheld(touched));
+        }
         let mut head = Head {
             epoch: parent.head.epoch.clone(),
             n: parent.head.n.saturating_add(1),
@@ -156,7 +166,7 @@ impl Draft {
             parent: (parent.head.n > 0).then_some(parent.head.hash),
             gc,
             salt,
-            roots: sets::roots(&sets),
+            roots: sets::roots(&sets).into_iter().chain(carried).collect(),
         };
         head.hash = head.expected_hash();
         if head.to_json().len() > HEAD_BYTES_MAX {

@@ -26,6 +26,7 @@ mod secrets;
 mod sets;
 mod taken;
 mod told;
+mod withheld;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub use self::objects::{Differing, Objects};
 pub use self::operation::{ApplyError, Change, Context, Operation, SecretChange};
 pub use self::pack::{LEAF_BYTES_MAX, Leaf, Root, TreeError, unpack};
 pub use self::read::{ReadLeaf, ReadSet, assemble, parse_line};
-pub use self::sets::{is_kept_in, regions_of};
+pub use self::sets::{is_kept_in, is_strict, regions_of};
 use crate::audit::Anchor;
 use crate::id::{CredentialId, OrgId, ProxyId, TargetId};
 use crate::object::{Body, Object, ObjectId, StoredCredential};
@@ -259,6 +260,8 @@ fn credential_in(objects: &Objects, id: CredentialId) -> Option<&StoredCredentia
     }
 }
 
+#[cfg(test)]
+mod carried;
 #[cfg(test)]
 mod cuts;
 #[cfg(test)]

@@ -136,6 +136,15 @@ pub enum ApplyError {
         /// Who names it (at most 100).
         users: Vec<ObjectId>,
     },
+    /// What these regions keep alone is not here, and the change would be in it, or something in it
+    /// could be wrong by the change (503).
+    #[error("what {} alone keeps is not in this region: {why}", .regions.join(", "))]
+    Withheld {
+        /// The regions.
+        regions: Vec<String>,
+        /// What the change has to do with it.
+        why: String,
+    },
     /// A bound is exceeded (413).
     #[error("{0}")]
     TooLarge(String),

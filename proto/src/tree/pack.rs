@@ -37,9 +37,8 @@ pub enum TreeError {
     /// A bound is exceeded.
     #[error("{0}")]
     TooLarge(String),
-    /// It is only a part of a version: what some regions keep is not here, and nothing can be made
-    /// of the rest.
-    #[error("what is kept for {} alone is not here", .0.join(", "))]
+    /// What some regions keep alone is not here, and the version would change it.
+    #[error("what is kept for {} alone is not here, and would be changed", .0.join(", "))]
     Withheld(Vec<String>),
 }
 

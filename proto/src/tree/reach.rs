@@ -66,7 +66,7 @@ pub(super) fn hosts(credential: &Credential) -> String {
 
 /// The header that a target credential puts its secret into. Headers of type `custom` are part
 /// of its sealed secret; `inject` overwrites them whatever a proxy says.
-fn injected_header(credential: &Credential) -> Option<&str> {
+pub(super) fn injected_header(credential: &Credential) -> Option<&str> {
     let settings = &credential.settings;
     match credential.auth_type {
         AuthType::ApiKey if settings.query.is_some() || settings.path.is_some() => None,

@@ -50,6 +50,11 @@ pub(super) fn strictly(set: &str) -> Option<&str> {
     set.strip_prefix(STRICT)
 }
 
+/// Whether no region that is not listed may keep a set, home or not.
+pub fn is_strict(set: &str) -> bool {
+    strictly(set).is_some()
+}
+
 /// The regions of a set, in words.
 pub fn regions_of(set: &str) -> &str {
     strictly(set).unwrap_or(set)
@@ -119,7 +124,7 @@ fn stub(object: &Object, proxy: &Proxy) -> Object {
 }
 
 /// The form of an object in every set that it is in.
-fn forms(objects: &Objects, id: ObjectId) -> BTreeMap<String, Arc<Object>> {
+pub(super) fn forms(objects: &Objects, id: ObjectId) -> BTreeMap<String, Arc<Object>> {
     let Some(object) = objects.get(&id) else {
         return BTreeMap::new();
     };
@@ -275,6 +280,13 @@ impl OrgConfig {
     pub fn withheld_regions(&self) -> Vec<String> {
         let regions = self.withheld().map(regions_of);
         regions.map(str::to_owned).collect()
+    }
+
+    /// The roots of those sets: a version that follows names them as they are.
+    pub(super) fn carried(&self) -> BTreeMap<String, Hash> {
+        let withheld = self.withheld();
+        let named = withheld.filter_map(|set| Some((set.to_owned(), *self.head.roots.get(set)?)));
+        named.collect()
     }
 
     /// Whether a root that the head names is that of a set that is here, or of none that is needed:

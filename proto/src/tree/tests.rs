@@ -19,19 +19,19 @@ const SECRET: u128 = 3;
 const PROXY: u128 = 4;
 const OPEN: u128 = 5;
 
-fn target(bits: u128) -> ObjectId {
+pub(super) fn target(bits: u128) -> ObjectId {
     ObjectId::Target(TargetId::from_bits(bits))
 }
-fn credential(bits: u128) -> ObjectId {
+pub(super) fn credential(bits: u128) -> ObjectId {
     ObjectId::Credential(CredentialId::from_bits(bits))
 }
-fn proxy(bits: u128) -> ObjectId {
+pub(super) fn proxy(bits: u128) -> ObjectId {
     ObjectId::Proxy(ProxyId::from_bits(bits))
 }
 fn filter(bits: u128) -> ObjectId {
     ObjectId::Filter(FilterId::from_bits(bits))
 }
-fn rule(bits: u128) -> ObjectId {
+pub(super) fn rule(bits: u128) -> ObjectId {
     ObjectId::Rule(RuleId::from_bits(bits))
 }
 
@@ -60,7 +60,7 @@ fn attached<T: serde::de::DeserializeOwned>(fields: &Value) -> Attached<T> {
     Attached { parent, spec }
 }
 
-fn given(fields: &Value) -> Option<Arc<NewSecret>> {
+pub(super) fn given(fields: &Value) -> Option<Arc<NewSecret>> {
     let credential: Credential = serde_json::from_value(fields.clone()).ok()?;
     let secret = Some("sk_live_0123456789abcdef".to_owned());
     let mut input = SecretInput::default();
@@ -73,7 +73,7 @@ fn given(fields: &Value) -> Option<Arc<NewSecret>> {
     Some(Arc::new(NewSecret::prepare(&key, &credential, input)))
 }
 
-fn create(id: ObjectId, fields: Value) -> Operation {
+pub(super) fn create(id: ObjectId, fields: Value) -> Operation {
     let secret = given(&fields).filter(|_| matches!(id, ObjectId::Credential(_)));
     Operation::Create {
         id,
@@ -83,11 +83,11 @@ fn create(id: ObjectId, fields: Value) -> Operation {
 }
 
 /// A merge of top-level fields into an object.
-fn patch(id: ObjectId, fields: Value) -> Operation {
+pub(super) fn patch(id: ObjectId, fields: Value) -> Operation {
     patch_if(id, None, fields, SecretChange::Keep)
 }
 
-fn patch_if(
+pub(super) fn patch_if(
     id: ObjectId,
     precondition: Option<u64>,
     fields: Value,
@@ -118,7 +118,7 @@ fn patch_if(
     }
 }
 
-fn delete(id: ObjectId) -> Operation {
+pub(super) fn delete(id: ObjectId) -> Operation {
     Operation::Delete {
         id,
         precondition: None,
@@ -132,7 +132,7 @@ fn epoch() -> Epoch {
     }
 }
 
-fn at(second: i64) -> jiff::Timestamp {
+pub(super) fn at(second: i64) -> jiff::Timestamp {
     jiff::Timestamp::from_second(second).unwrap()
 }
 

@@ -21,6 +21,7 @@ use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::{Code, Refusal};
 use crate::api::filters::FilterKind;
+use crate::api::lacking;
 use crate::api::meters::MeterKind;
 use crate::api::objects::{Resource, parse};
 use crate::api::plan::Plan;
@@ -40,6 +41,8 @@ const WORDS: [(&str, &str); 3] = [
 /// `PUT …/config`.
 pub async fn apply(call: OrgCall) -> Result<Answer, Refusal> {
     let manner = checked(&call)?;
+    // What the document names by name may be among what is not here.
+    lacking::refuse_part(&call, &*call.config()?)?;
     batch::carry_out(&call, |config| planned(&call, config, manner)).await
 }
 

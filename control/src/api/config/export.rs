@@ -14,6 +14,7 @@ use crate::api::call::OrgCall;
 use crate::api::credentials::Credentials;
 use crate::api::error::Refusal;
 use crate::api::filters::FilterKind;
+use crate::api::lacking;
 use crate::api::meters::MeterKind;
 use crate::api::objects::{Resource, fields};
 use crate::api::proxies::Proxies;
@@ -22,7 +23,9 @@ use crate::api::targets::Targets;
 
 /// `GET …/config`.
 pub async fn export(call: OrgCall) -> Result<Answer, Refusal> {
-    Ok(Answer::json(document(&*call.config()?)))
+    let config = call.config()?;
+    lacking::refuse_part(&call, &config)?;
+    Ok(Answer::json(document(&config)))
 }
 
 /// The configuration as a document.

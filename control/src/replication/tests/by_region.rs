@@ -231,7 +231,7 @@ async fn a_region_that_becomes_home_has_everything_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_region_is_made_home_by_force_only_with_what_it_would_lose() {
+async fn a_region_is_made_home_with_what_would_be_lost_without_it() {
     let (net, [us, eu, ap], following) = three(json!(["eu"])).await;
     let org = us.org();
     let [us_follows, ..] = following;
@@ -240,8 +240,8 @@ async fn a_region_is_made_home_by_force_only_with_what_it_would_lose() {
     net.cut("us", "eu");
     net.cut("us", "ap");
     net.cut("eu", "ap");
-    let lost = ap.replication.promote(true).await.unwrap();
-    assert_eq!(lost.left[0].0, org, "{lost:?}");
+    let lost = ap.replication.promote(false).await.unwrap_err();
+    assert!(lost.to_string().contains("--force"), "{lost}");
     assert_eq!(home(&ap, org).await.region, "us");
     net.heal();
     net.cut("us", "eu");

@@ -12,6 +12,7 @@ use proto::tree::Hash;
 use proto::wire::replication::Ask;
 use serde_json::json;
 
+use super::super::completing::Unhad;
 use super::super::source::ANSWER_BYTES;
 use super::by_region::{
     Swept, change, credential, found, newest, pinned, proxy, relabelled, sealed_for, strict, three,
@@ -33,7 +34,10 @@ async fn a_fetch_that_breaks_off_at_any_byte_is_done_again() {
         let Ok(connection) = connect(us.source_of(ANSWER_BYTES), ("ap", "us"), left).await else {
             continue;
         };
-        let done = ap.replication.complete(&[&connection], org).await;
+        let done = ap
+            .replication
+            .complete(&[&connection], org, Unhad::Refuses)
+            .await;
         // Half of it is none of it.
         let known = ap.restarted().publisher.load(org).await.unwrap();
         if done.is_ok() {
@@ -70,7 +74,7 @@ async fn who_does_not_have_what_is_lacking_is_not_asked_at_each_try() {
     let way = connect(us.source.clone(), ("ap", "us"), left);
     let way = way.await.unwrap();
     let stuck = async || {
-        let tried = ap.replication.complete(&[&way], org).await;
+        let tried = ap.replication.complete(&[&way], org, Unhad::Refuses).await;
         assert!(tried.unwrap_err().to_string().contains("eu alone keeps"));
     };
     let status = &ap.replication.status;
@@ -91,7 +95,10 @@ async fn who_does_not_have_what_is_lacking_is_not_asked_at_each_try() {
     // And again, with it.
     write(&eu, Op::put(root, content.value)).await;
     status.follow("eu", |of| of.connected = Some(Instant::now()));
-    ap.replication.complete(&[&way], org).await.unwrap();
+    ap.replication
+        .complete(&[&way], org, Unhad::Refuses)
+        .await
+        .unwrap();
     assert_eq!(net.tried("ap", "eu") - before, 3);
 }
 

@@ -5,6 +5,7 @@ mod by_region;
 mod by_region_faults;
 mod departed;
 mod diverged;
+mod frozen;
 mod moves;
 pub(super) mod net;
 mod promoted;

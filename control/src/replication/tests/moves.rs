@@ -12,6 +12,7 @@ use proto::tree::{SYSTEM_ORG, VersionRecord};
 use tokio::task::JoinHandle;
 
 use super::super::apply::ApplyError;
+use super::super::completing::Whole;
 use super::super::{Broken, Follower, HandOverError, PromoteError};
 use super::departed::create_org;
 use super::net::{Net, Region, create_credential, create_target, installation, rename, set_secret};
@@ -207,7 +208,7 @@ async fn a_region_opens_with_exactly_the_version_that_was_sealed() {
     let line = home(&eu, org).await;
     let opened = eu
         .replication
-        .open(&None, org, &line, (&last, &[], None), "x")
+        .open(&None, org, &line, (&last, &[], &Whole::default()), "x")
         .await;
     let lacks = matches!(opened, Err(Broken::Apply(ApplyError::Moved(_))));
     assert!(lacks, "{opened:?}");

@@ -149,7 +149,7 @@ impl Reader<'_> {
     ) -> Result<Option<Arc<OrgConfig>>, LoadError> {
         let old = old.map(|old| &*old.config);
         if let Some(old) = old {
-            if !changes(old, &head) {
+            if !self.lacks(old, &head) && !changes(old, &head) {
                 return Ok(None);
             }
             let Head { n, hash, .. } = &head;
@@ -184,6 +184,7 @@ impl Reader<'_> {
                 delta => delta,
             };
             let delta = delta.and_then(|pair| serde_json::from_slice::<Delta>(&pair.value).ok());
+            let delta = delta.filter(|_| !self.lacks(old, &head));
             if let Some(config) = delta.and_then(|delta| tree::apply_delta(old, &head, &delta)) {
                 // A region that was home before keeps less from here on.
                 return Ok(Some(Arc::new(config.kept_in(self.region))));
@@ -202,12 +203,15 @@ impl Reader<'_> {
             return Err(LoadError::Missing(loaded.config.head.roots[set]));
         }
         faults.extend(loaded.faults);
-        let same = |old: &&OrgConfig| {
-            old.head == loaded.config.head
-                && old.objects == loaded.config.objects
-                && loaded.config.is_damaged()
-        };
-        Ok(old.filter(same).is_none().then(|| Arc::new(loaded.config)))
+        let same = old.filter(|old| is_same(old, &loaded.config));
+        Ok(same.is_none().then(|| Arc::new(loaded.config)))
+    }
+
+    /// Whether something is not here that the region is to have of a version: one that became home
+    /// by force has it later, under the same head, and what has come so is in no delta.
+    fn lacks(self, old: &OrgConfig, head: &Head) -> bool {
+        let mut withheld = old.withheld();
+        withheld.any(|set| head.roots.contains_key(set) && head.is_kept(set, self.region))
     }
 
     /// Only missing content of the *newest* version is a fault: that of an earlier one was swept,
@@ -226,6 +230,13 @@ impl Reader<'_> {
             false => Err(LoadError::Missing(loaded.config.head.hash)),
         }
     }
+}
+
+/// Whether a version that was read again is as it was before.
+fn is_same(old: &OrgConfig, new: &OrgConfig) -> bool {
+    old.head == new.head
+        && old.objects == new.objects
+        && (new.is_damaged() || old.withheld().eq(new.withheld()))
 }
 
 /// Whether there is something to read: another version, or what could not be read of this one.

@@ -1,0 +1,159 @@
+//! A home that was made one by force without what some regions keep alone: it fetches that by
+//! itself, over every link that comes up, and has everything from then on.
+//!
+//! The head stays the same, as it names the set already. It is written again as it is, so that
+//! every process of the region looks at the version again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proto::id::OrgId;
+use proto::keys;
+use proto::store::{Compare, Op, Txn, TxnOutcome};
+use proto::tree::{Hash, OrgConfig, regions_of};
+use tracing::{info, warn};
+
+use super::apply::{ApplyError, Guard, Local};
+use super::completing::may_have;
+use super::connection::Connection;
+use super::left_to_home::has;
+use super::{Broken, Replication};
+use crate::publish::sweep_counter;
+
+/// How long a region is not asked again for what it did not give.
+const REST: Duration = Duration::from_secs(5);
+
+/// What was asked for over a connection and did not come, and when.
+#[derive(Default)]
+pub(super) struct AskedFor(BTreeMap<(OrgId, Hash), Instant>);
+
+impl AskedFor {
+    /// Whether it is to be asked for at this time; it then is noted.
+    fn is_due(&mut self, of: (OrgId, Hash), now: Instant) -> bool {
+        let rests = |at: &Instant| now.saturating_duration_since(*at) < REST;
+        if self.0.get(&of).is_some_and(rests) {
+            return false;
+        }
+        self.0.retain(|_, at| rests(at));
+        self.0.insert(of, now);
+        true
+    }
+}
+
+impl Replication {
+    /// Fetches over a connection what this region lacks of what it is home to.
+    pub(super) async fn complete_homes(
+        &self,
+        connection: &Connection,
+        guard: &Guard,
+        asked: &mut AskedFor,
+    ) -> Result<(), Broken> {
+        let world = self.worlds.borrow().clone();
+        for (org, state) in &world.orgs {
+            let config = &state.config;
+            if config.withheld().next().is_none() || self.homes.region_of(*org) != self.regions.own
+            {
+                continue;
+            }
+            match self.complete_home(connection, guard, config, asked).await {
+                Err(Broken::Apply(error)) if error.is_of_one() => {
+                    warn!(%org, "what is lacking of {org} does not come: {error}");
+                }
+                completed => completed?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn complete_home(
+        &self,
+        connection: &Connection,
+        guard: &Guard,
+        seen: &OrgConfig,
+        asked: &mut AskedFor,
+    ) -> Result<(), Broken> {
+        let (org, own) = (seen.org, &self.regions.own);
+        let lacking = seen.withheld().filter(|set| may_have(set, own));
+        let lacking = lacking.map(|set| (set, seen.head.roots[set]));
+        let now = Instant::now();
+        let due: Vec<(&str, Hash)> = lacking
+            .filter(|(_, root)| asked.is_due((org, *root), now))
+            .collect();
+        let mut is_changed = false;
+        for (set, root) in due {
+            if !self.is_to_be_had(connection, org, root).await? {
+                continue;
+            }
+            let raised = sweep_counter::raise(&*self.store, org).await;
+            let (_, unswept) = raised
+                .map_err(ApplyError::from)?
+                .ok_or(ApplyError::Moved(org))?;
+            // Another control plane of this region may have fetched it.
+            let local = Local::read(&*self.store, org, None).await?;
+            let config = local.config().ok_or(ApplyError::Moved(org))?;
+            if config.head.roots.get(set) == Some(&root) && !config.holds(set) {
+                let using = (connection, &*self.regions);
+                local.add_set(&self.store, using, root, &unswept).await?;
+                let (region, peer) = (regions_of(set), connection.peer());
+                info!(%org, region, "what region {region} alone keeps of {org} came from {peer}");
+            }
+            self.show(guard, &local, unswept).await?;
+            is_changed = true;
+        }
+        if is_changed {
+            // What it still lacks is asked for at once of whoever has this.
+            asked.0.retain(|(of, _), _| *of != org);
+        }
+        Ok(())
+    }
+
+    /// Whether a set is here, or in the region that is asked.
+    async fn is_to_be_had(
+        &self,
+        connection: &Connection,
+        org: OrgId,
+        root: Hash,
+    ) -> Result<bool, Broken> {
+        let here = self.store.get(&keys::leaf(org, &root)).await?.value;
+        if here.is_some() {
+            return Ok(true);
+        }
+        has(connection, org, root).await
+    }
+
+    /// Has every process of this region look at the newest version again, while this one is home
+    /// and nothing was swept.
+    async fn show(&self, guard: &Guard, local: &Local, unswept: Compare) -> Result<(), Broken> {
+        let org = local.org;
+        let is_home = local
+            .home()
+            .is_some_and(|home| home.region == self.regions.own);
+        let Some(config) = local.config().filter(|_| is_home) else {
+            return Err(ApplyError::Moved(org).into());
+        };
+        let txn = Txn {
+            compares: local.compares(guard).into_iter().chain([unswept]).collect(),
+            ops: vec![Op::put(keys::head(org), config.head.to_json())],
+            or_read: Vec::new(),
+        };
+        match self.store.txn(txn).await? {
+            TxnOutcome::Committed(_) => Ok(()),
+            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_come_is_asked_for_again_after_a_while() {
+        let (mut asked, at) = (AskedFor::default(), Instant::now());
+        let [one, other] = [1, 2].map(|bits| (OrgId::from_bits(bits), Hash::of(b"root")));
+        assert!(asked.is_due(one, at));
+        assert!(!asked.is_due(one, at + REST / 2));
+        assert!(asked.is_due(other, at + REST / 2));
+        assert!(asked.is_due(one, at + REST));
+    }
+}
