@@ -227,11 +227,9 @@ impl State {
     /// Nanoseconds until the `k`-th further token is free (k ≥ 1), if all that is used stays used
     /// for as long as it can, and which limit it waits for last.
     pub fn free_in(&self, k: u64, unix_ns: u64) -> (u64, Option<Window>) {
-        let open: Vec<(i64, u64)> = self
-            .open
-            .iter()
-            .map(|block| (block.ends_in_ns, block.left))
-            .collect();
+        let open = self.open.iter();
+        let mut open: Vec<(i64, u64)> = open.map(|it| (it.ends_in_ns, it.left)).collect();
+        open.sort_unstable();
         self.limits
             .iter()
             .map(|usage| (usage.free_in(k.max(1), &open, unix_ns), Some(usage.window)))
@@ -326,13 +324,13 @@ impl Usage {
         let limit = self.limit;
         // Beyond one limit's worth, every further limit's worth takes a whole window more.
         let (rounds, k) = ((k - 1) / limit, (k - 1) % limit + 1);
+        let beyond_ns = rounds.saturating_mul(self.round_ns());
         let held = open
             .iter()
             .fold(self.used(), |sum, (_, left)| sum.saturating_add(*left));
         let Some(mut missing) = held.saturating_add(k).checked_sub(limit).filter(|n| *n > 0) else {
-            return rounds.saturating_mul(self.window.width_ns());
+            return beyond_ns;
         };
-        let beyond_ns = rounds.saturating_mul(self.window.width_ns());
         match &self.charges {
             Charges::Fixed(calendar) => {
                 let end_s = calendar_end_s(self.window, calendar.window);
@@ -357,6 +355,18 @@ impl Usage {
                 }
                 counted_ns.saturating_add(beyond_ns)
             }
+        }
+    }
+
+    /// How long after it was used a token comes again at the latest.
+    fn round_ns(&self) -> u64 {
+        match &self.charges {
+            // It is counted for a sub-window more than the window, from the end of its own.
+            Charges::Sliding(_) => {
+                let counted = super::window::COUNTED as u64 + 1;
+                sub_window_ns(self.window).saturating_mul(counted)
+            }
+            Charges::Fixed(_) | Charges::Bucket(_) => self.window.width_ns(),
         }
     }
 

@@ -212,11 +212,7 @@ impl Waiting {
         let at_hand = self.meter.in_hand(now_ns).saturating_add(coming);
         match turn.saturating_sub(at_hand) {
             0 => Duration::ZERO,
-            // A window's tokens take a sub-window more than the window.
-            turn => {
-                let wait = view.retry_after(Cause::Empty, turn, now_ns).0;
-                wait.saturating_mul(103) / 100
-            }
+            turn => view.retry_after(Cause::Empty, turn, now_ns).0,
         }
     }
 

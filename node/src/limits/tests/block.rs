@@ -94,3 +94,43 @@ fn blocks_live_a_hundredth_of_the_window_within_bounds_and_end_with_the_day() {
     assert_eq!(life_now_ns(&day, at(SECOND), skew_ns, 3), SECOND - skew_ns);
     assert_eq!(life_now_ns(&day, at(skew_ns), skew_ns, 1), 0);
 }
+
+/// Each token that comes is used at once, as those do who were told of it.
+#[test]
+fn nobody_is_told_of_a_token_before_it_comes() {
+    const STEP_NS: u64 = 1_000_000;
+    for limit in [1, 3, 20] {
+        let mut state = State::empty(&spec(limit, Window::Second), 0, 0);
+        state.charge(limit, NOW);
+        let told: Vec<u64> = (1..=3 * limit).map(|k| state.free_in(k, 0).0).collect();
+        let mut came = Vec::new();
+        for step in 0..5_000 {
+            while state.free() > 0 {
+                state.charge(1, NOW);
+                came.push(step * STEP_NS);
+            }
+            state.pass(STEP_NS, 0, ME);
+        }
+        assert!(came.len() >= told.len(), "{came:?}");
+        for (told_ns, came_ns) in told.into_iter().zip(came) {
+            // It came in the step that ended then.
+            assert!(
+                told_ns + STEP_NS >= came_ns,
+                "of {limit}: {told_ns}, {came_ns}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_next_token_is_that_of_the_block_that_ends_first() {
+    let mut state = State::empty(&spec(2, Window::Second), 0, 0);
+    assert_eq!(state.open(1, 0, block(1)), 1);
+    let first = Block {
+        ends_in_ns: 50_000_000,
+        ..block(2)
+    };
+    assert_eq!(state.open(1, 0, first), 1);
+    let in_ns = [1, 2].map(|k| state.free_in(k, 0).0);
+    assert_eq!(in_ns[1] - in_ns[0], 150_000_000, "{in_ns:?}");
+}

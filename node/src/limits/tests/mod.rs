@@ -17,6 +17,7 @@ pub(super) mod memory;
 mod meter;
 mod network;
 mod pauses;
+mod periodic;
 mod refused_writes;
 mod restored;
 pub(super) mod schedules;

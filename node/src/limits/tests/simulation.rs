@@ -5,7 +5,9 @@
 //! second half is conservation: a token that exists twice is seen before it is spent. A failure
 //! prints its seed.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +53,10 @@ pub struct Plan {
     /// Requests come one by one in always the same time, each to the next of these nodes; empty:
     /// by chance.
     pub spread: &'static [usize],
+    /// As callers of real processes call: each calls one of these nodes again and again, in always
+    /// the same time, and has one request on its way at most; all of them together come every
+    /// `every_ns`. Empty: by `spread` or by chance.
+    pub callers: &'static [usize],
     /// Longest usual time from draw to send.
     pub connect_ns: u64,
     /// Longest of one request in ten, where nodes stand still now and then.
@@ -109,6 +115,7 @@ impl Plan {
             uneven: 0,
             moves_ns: 0,
             spread: &[],
+            callers: &[],
             connect_ns: 5 * MS,
             slow_ns: 400 * MS,
             unix_ns: 1_767_225_600 * SECOND,
@@ -166,6 +173,7 @@ impl Clock for NoClock {
 
 struct Drawn {
     at_ns: u64,
+    caller: Option<Busy>,
     /// Of which set of meters.
     set: usize,
     /// `None`: a token that a mutant made up or marked already, good until `until_ns`.
@@ -176,10 +184,37 @@ struct Drawn {
 /// A request that waits for one of its meters.
 struct Held {
     since_ns: u64,
+    caller: Option<Busy>,
     set: usize,
     /// It has its connection: it is sent at once.
     connected: bool,
     waiting: Box<WaitingAll>,
+}
+
+/// One of the callers that have one request on its way at most.
+#[derive(Debug, Default)]
+struct Caller {
+    node: usize,
+    due_ns: u64,
+    /// How many requests of it are on their way.
+    busy: Rc<Cell<u32>>,
+}
+
+/// A request of such a caller, until it is dropped.
+#[derive(Debug)]
+struct Busy(Rc<Cell<u32>>);
+
+impl Busy {
+    fn begins(busy: &Rc<Cell<u32>>) -> Self {
+        busy.set(busy.get() + 1);
+        Self(Rc::clone(busy))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// A request whose answer ends at an instant.
@@ -238,6 +273,7 @@ pub struct World {
     executions: Vec<Execution>,
     store_gone_until_ns: u64,
     next_request_ns: u64,
+    callers: Vec<Caller>,
     next_crash_ns: u64,
     next_pause_ns: u64,
     next_outage_ns: u64,
@@ -281,6 +317,17 @@ fn sets(meters: &[Arc<Meter>]) -> Vec<MeterSet> {
     }
 }
 
+/// The callers of a plan, who begin one after the other.
+fn callers(plan: &Plan) -> Vec<Caller> {
+    let places = plan.callers.iter().enumerate();
+    let caller = |(at, node): (usize, &usize)| Caller {
+        node: *node,
+        due_ns: at as u64 * plan.every_ns,
+        ..Caller::default()
+    };
+    places.map(caller).collect()
+}
+
 impl World {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let mut chance = Chance::new(seed);
@@ -319,7 +366,8 @@ impl World {
             nodes: Vec::new(),
             executions: Vec::new(),
             store_gone_until_ns: 0,
-            next_request_ns: 0,
+            next_request_ns: if plan.callers.is_empty() { 0 } else { u64::MAX },
+            callers: callers(plan),
             boots: 0,
             heard: HashMap::new(),
             outcome: Outcome {
@@ -415,8 +463,10 @@ impl World {
             self.execute();
             self.deliver();
             if self.now_ns >= self.next_request_ns {
-                self.request();
+                let at = self.next_caller();
+                self.request(at, None);
             }
+            self.call();
             for at in 0..self.nodes.len() {
                 if std::mem::take(&mut self.nodes[at].touched)
                     || self.nodes[at].next_event_ns() <= self.now_ns
@@ -448,6 +498,8 @@ impl World {
             self.network.next_ns(),
             self.plan.length_ns,
         ];
+        let idle = self.callers.iter().filter(|caller| caller.busy.get() == 0);
+        let calls = idle.map(|caller| caller.due_ns);
         let executions = self.executions.iter().map(|execution| execution.at_ns);
         let nodes = self
             .nodes
@@ -455,6 +507,7 @@ impl World {
             .map(|node| node.next_event_ns().max(self.now_ns + 1));
         own.into_iter()
             .chain(executions)
+            .chain(calls)
             .chain(nodes)
             .min()
             .unwrap_or(self.plan.length_ns)
@@ -739,8 +792,21 @@ impl World {
         }
     }
 
-    fn request(&mut self) {
-        let at = self.next_caller();
+    /// Callers that are due and have their answer call again.
+    fn call(&mut self) {
+        let now_ns = self.now_ns;
+        let period_ns = self.plan.every_ns * self.callers.len() as u64;
+        for at in 0..self.callers.len() {
+            let caller = &mut self.callers[at];
+            if caller.busy.get() == 0 && caller.due_ns <= now_ns {
+                caller.due_ns = (caller.due_ns + period_ns).max(now_ns);
+                let (node, busy) = (caller.node, Busy::begins(&caller.busy));
+                self.request(node, Some(busy));
+            }
+        }
+    }
+
+    fn request(&mut self, at: usize, caller: Option<Busy>) {
         if self.nodes[at].paused_until_ns > self.now_ns {
             return;
         }
@@ -753,8 +819,8 @@ impl World {
         };
         let drawn = self.nodes[at].sets[set].draw(now_ns);
         match drawn {
-            DrawAll::Drawn(tokens) => self.drew(at, set, tokens),
-            DrawAll::Wait(waiting) => self.hold(at, set, false, waiting),
+            DrawAll::Drawn(tokens) => self.drew(at, set, caller, tokens),
+            DrawAll::Wait(waiting) => self.hold((at, caller), set, false, waiting),
             DrawAll::Refused(refusal) => {
                 assert!(refusal.retry_after > Duration::ZERO);
                 self.outcome.refused += 1;
@@ -777,16 +843,23 @@ impl World {
         }
     }
 
-    fn hold(&mut self, at: usize, set: usize, connected: bool, waiting: Box<WaitingAll>) {
+    fn hold(
+        &mut self,
+        (at, caller): (usize, Option<Busy>),
+        set: usize,
+        connected: bool,
+        waiting: Box<WaitingAll>,
+    ) {
         self.nodes[at].waiting.push(Held {
             since_ns: self.now_ns,
+            caller,
             set,
             connected,
             waiting,
         });
     }
 
-    fn drew(&mut self, at: usize, set: usize, tokens: Tokens) {
+    fn drew(&mut self, at: usize, set: usize, caller: Option<Busy>, tokens: Tokens) {
         let usual_ns = self.chance.within(0, self.plan.connect_ns.max(1));
         let slow = self.plan.faults.pause_ns > 0 && self.chance.percent(10);
         let delay_ns = if slow {
@@ -805,6 +878,7 @@ impl World {
                 let until_ns = u64::MAX;
                 node.drawn.push(Drawn {
                     at_ns,
+                    caller,
                     set,
                     tokens: None,
                     until_ns,
@@ -814,6 +888,7 @@ impl World {
         }
         node.drawn.push(Drawn {
             at_ns,
+            caller,
             set,
             tokens: Some(tokens),
             until_ns: 0,
@@ -876,7 +951,7 @@ impl World {
         let due = (self.nodes[at].drawn).extract_if(.., |drawn| drawn.at_ns <= now_ns);
         for drawn in due.collect::<Vec<_>>() {
             match drawn.tokens {
-                Some(tokens) => self.send(at, drawn.set, tokens)?,
+                Some(tokens) => self.send((at, drawn.caller), drawn.set, tokens)?,
                 None if now_ns < drawn.until_ns => self.sent(at, drawn.set, Sent::default())?,
                 None => self.outcome.expired += 1,
             }
@@ -886,7 +961,12 @@ impl World {
 
     /// What the upstream's gate does: tokens that are over are drawn again, before those of
     /// requests that have not had their turn.
-    fn send(&mut self, at: usize, set: usize, tokens: Tokens) -> Result<(), String> {
+    fn send(
+        &mut self,
+        (at, caller): (usize, Option<Busy>),
+        set: usize,
+        tokens: Tokens,
+    ) -> Result<(), String> {
         let own_ns = self.now_ns + self.nodes[at].offset_ns;
         if let Ok(sent) = tokens.send(own_ns) {
             return self.sent(at, set, sent);
@@ -898,7 +978,7 @@ impl World {
                 Ok(sent) => self.sent(at, set, sent)?,
                 Err(_) => self.outcome.refused += 1,
             },
-            DrawAll::Wait(waiting) => self.hold(at, set, true, waiting),
+            DrawAll::Wait(waiting) => self.hold((at, caller), set, true, waiting),
             DrawAll::Refused(_) => self.outcome.refused += 1,
         }
         Ok(())
@@ -957,8 +1037,8 @@ impl World {
                 DrawAll::Drawn(tokens) => {
                     self.outcome.granted_after_wait += 1;
                     match connected {
-                        true => self.send(at, set, tokens)?,
-                        false => self.drew(at, set, tokens),
+                        true => self.send((at, held.caller), set, tokens)?,
+                        false => self.drew(at, set, held.caller, tokens),
                     }
                 }
                 DrawAll::Refused(refusal) => {
@@ -1080,6 +1160,7 @@ impl World {
             for _ in cell.rest()..*rest {
                 node.drawn.push(Drawn {
                     at_ns: now_ns,
+                    caller: None,
                     set: 0,
                     tokens: None,
                     until_ns: now_ns + 200 * MS,
