@@ -130,32 +130,83 @@ fn what_home_alone_serves_is_a_stub_elsewhere_that_calls_get_past() {
         mut two,
         us,
         eu,
-        nodes: [_of_us, node],
+        nodes: [of_us, node],
     } = pair;
     us.patch(
         &format!("/proxies/{}", proxy.id),
         json!({"cross_region": "forward"}),
     );
     wait_status(&node, &proxy, "GET", 200);
-    us.kill();
-    for path in [path.as_str(), "/proxies", "/config"] {
-        let unread = eu.api("GET", path, None);
-        assert_eq!(unread.status(), 503, "{}", unread.text());
-        assert_eq!(unread.json()["code"], "home-unavailable");
-    }
-    // Nor is anything of it changed here, or eu made its home: it would be lost.
-    let unwritten = eu.api("PATCH", &path, Some(&json!({"active": false})));
+    let folder = us.kill();
+    let reads = [path.as_str(), "/proxies", "/config"];
+    let unread = |code: &str| {
+        for path in reads {
+            let unread = eu.api("GET", path, None);
+            assert_eq!(unread.status(), 503, "{}", unread.text());
+            assert_eq!(unread.json()["code"], code);
+        }
+    };
+    unread("home-unavailable");
+    // Nor is anything of it changed here.
+    let change = json!({"active": false});
+    let unwritten = eu.api("PATCH", &path, Some(&change));
     let said_of = (unwritten.status(), unwritten.json()["code"].clone());
     assert_eq!(said_of, (503, json!("home-unavailable")));
     let why = "what is pinned to us is not in region eu";
     assert!(unwritten.text().contains(why), "{}", unwritten.text());
+
+    // Made its home by force, eu carries it on as it is, and changes everything else.
     let local = "eu-operator-token-of-at-least-32-characters";
-    let forced = said(&regions(&eu, local, &["promote", "eu", "--force"]));
-    assert!(forced.contains("is left where it is: "), "{forced}");
-    let lost = ": what region us alone keeps";
-    assert!(forced.contains(lost), "{forced}");
-    assert!(forced.contains("regions promote us --force"), "{forced}");
+    let promote = ["promote", "eu", "--force"];
+    let would = said(&regions(
+        &eu,
+        local,
+        &[&promote[..], &["--dry-run"]].concat(),
+    ));
+    let is_frozen = "what us alone keeps is frozen";
+    assert!(
+        would.contains("would be of eu") && would.contains(is_frozen),
+        "{would}"
+    );
+    assert_eq!(
+        eu.operator("/regions").json()["items"][0]["home"],
+        true,
+        "it moved nothing"
+    );
+    let forced = said(&regions(&eu, local, &promote));
+    assert!(
+        forced.contains("home is eu") && forced.contains(is_frozen),
+        "{forced}"
+    );
+    unread("set-unavailable");
+    let refused = eu.api("PATCH", &path, Some(&change));
+    let said_of = (refused.status(), refused.json()["code"].clone());
+    assert_eq!(
+        said_of,
+        (503, json!("set-unavailable")),
+        "{}",
+        refused.text()
+    );
+    assert!(refused.text().contains("us"), "{}", refused.text());
+    let further = eu.proxy(&upstream.url());
+    wait_status(&node, &further, "GET", 200);
     wait_status(&node, &proxy, "GET", 200);
+
+    // It comes here by itself when us is back, which follows.
+    let us = Gateway::inside(folder, &two.us_start());
+    wait_for("what is pinned to us", || {
+        (eu.api("PATCH", &path, Some(&change)).status() == 200).then_some(())
+    });
+    wait_for("the change", || {
+        let answer = proxy.request("GET", "/").send(&of_us.url);
+        (answer.json()["code"] == "proxy-inactive").then_some(())
+    });
+    eu.patch(&path, json!({"active": true}));
+    wait_status(&of_us, &proxy, "GET", 200);
+    wait_status(&of_us, &further, "GET", 200);
+    wait_status(&node, &proxy, "GET", 200);
+    assert_eq!(eu.get(&path)["name"], CANARY);
+    us.kill();
     let (_, folder) = node.stop();
     eu.kill();
     two.eu.stop_etcd();

@@ -49,12 +49,13 @@ impl Janitor {
         }
         // Until which version nothing is left to archive, and how many were new here.
         let (mut reached, mut archived) = (until, 0);
+        let keeps = keeps.of_earlier();
         for record in records_until(store, org, until).await? {
             let n = record.head.n;
             if keeps.drops(n) {
                 continue;
             }
-            match self.copied(org, record, keeps).await? {
+            match self.copied(org, record, &keeps).await? {
                 Copied::New => archived += 1,
                 Copied::Known | Copied::Gone => {}
                 Copied::Damaged => reached = reached.min(n.saturating_sub(1)),

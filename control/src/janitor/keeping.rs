@@ -1,6 +1,6 @@
 //! Which sets of a version this region keeps: all where it is home, else that of all regions and
-//! its own. One that became home by force need not have what other regions keep alone; it has it
-//! from when it comes.
+//! its own. One that became home by force need not have what other regions keep alone: nothing of
+//! the organisation is swept there before that has come, since it could be damage as well.
 
 use std::collections::HashSet;
 
@@ -17,6 +17,8 @@ use crate::publish::writes::json;
 /// What becomes of the sets of other regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
+    /// They are here, or nothing is decided without them.
+    Are,
     /// Those that are here stay: a region that became home has them from then on.
     May,
     /// Those that are here stay until home is known to have them: one that was made home by force
@@ -47,7 +49,7 @@ impl Keeps {
     ) -> Result<Self, JanitorError> {
         let region = publisher.region().to_owned();
         let (others, from) = match home.region == region {
-            true => (Others::May, 0),
+            true => (Others::Are, 0),
             // Of an earlier epoch than is in force it may be of a branch, which is to be set aside
             // first, as it is.
             false if newest.epoch != home.epoch => (Others::May, 0),
@@ -64,6 +66,19 @@ impl Keeps {
             // The newest itself stays, whatever is said.
             from: from.min(newest.n),
         })
+    }
+
+    /// Of versions before it.
+    pub fn of_earlier(&self) -> Self {
+        let others = match self.others {
+            Others::Are | Others::May => Others::May,
+            Others::Wait => Others::Wait,
+            Others::Go => Others::Go,
+        };
+        Self {
+            others,
+            ..self.clone()
+        }
     }
 
     /// Whether more is to go as soon as home is known to have it, with no version in between.
@@ -101,7 +116,7 @@ impl Keeps {
 
     /// Whether a set that is not here is damage.
     pub fn misses(&self, set: &str) -> bool {
-        is_kept_in(set, &self.region)
+        is_kept_in(set, &self.region) || self.others == Others::Are
     }
 
     /// Marks what a version reaches that is kept.

@@ -80,9 +80,10 @@ impl Janitor {
         let home = self.publisher.home(org, &config.head.epoch).await?;
         let keeps = Keeps::of(&self.publisher, (org, &home), &config.head).await?;
         keeps.mark(store, &config.head, &mut leaves).await?;
+        let earlier = keeps.of_earlier();
         let records = records_until(store, org, u64::MAX).await?;
         for record in records.iter().filter(|record| !keeps.drops(record.head.n)) {
-            keeps.mark(store, &record.head, &mut leaves).await?;
+            earlier.mark(store, &record.head, &mut leaves).await?;
         }
         let mut sealed = sealed(&config);
         // After the kept versions: one that is set aside in between is copied before it goes.

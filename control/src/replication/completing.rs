@@ -127,6 +127,7 @@ impl Replication {
                 (Had::Nowhere, Unhad::Freezes) if !is_kept_in(&set, own) => {
                     let region = regions_of(&set);
                     warn!(%org, region, "what region {region} alone keeps is carried on by hash");
+                    self.drop_root(org, wanted.1, &unswept).await?;
                     frozen.insert(set);
                 }
                 (had, _) => {
@@ -134,6 +135,20 @@ impl Replication {
                     return Err(ApplyError::Refused { org, why }.into());
                 }
             }
+        }
+    }
+
+    /// Takes away the root of a set that is not here whole, as a sweep that broke off leaves it:
+    /// whoever asks for it would take the set to be here.
+    async fn drop_root(&self, org: OrgId, root: Hash, unswept: &Compare) -> Result<(), ApplyError> {
+        let txn = Txn {
+            compares: vec![unswept.clone()],
+            ops: vec![Op::Delete(keys::leaf(org, &root))],
+            or_read: Vec::new(),
+        };
+        match self.store.txn(txn).await? {
+            TxnOutcome::Committed(_) => Ok(()),
+            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org)),
         }
     }
 

@@ -9,12 +9,12 @@ use proto::keys;
 use proto::tree::{Head, VersionRecord, is_kept_in, regions_of};
 use proto::wire::replication::{Answer, Ask};
 
-use super::apply::ApplyError;
+use super::apply::{ApplyError, Local};
 use super::asking::Asked;
 use super::completing::{Had, Unhad, Wanted, may_have, not_had};
 use super::connection::Connection;
 use super::left_to_home::has;
-use super::promotion::PromoteError;
+use super::promotion::{Best, PromoteError};
 use super::{Broken, Replication};
 
 /// What a promotion would lead to.
@@ -73,8 +73,31 @@ impl Replication {
         asked: &[Asked<'_>],
         unhad: Unhad,
     ) -> Result<Would, Broken> {
+        let mut passed_over = BTreeSet::new();
+        loop {
+            let best = self.best(org, asked, &passed_over).await?;
+            let at = best.0.at.filter(|_| unhad == Unhad::Freezes);
+            match (self.foresee_from(org, asked, best, unhad).await, at) {
+                // A branch that this region cannot go on from.
+                (
+                    Err(Broken::Apply(ApplyError::Refused { .. } | ApplyError::Moved(_))),
+                    Some(at),
+                ) => {
+                    passed_over.insert(at);
+                }
+                (would, _) => return would,
+            }
+        }
+    }
+
+    async fn foresee_from(
+        &self,
+        org: OrgId,
+        asked: &[Asked<'_>],
+        (best, local): (Best, Local),
+        unhad: Unhad,
+    ) -> Result<Would, Broken> {
         let own = &self.regions.own;
-        let (best, local) = self.best(org, asked, &BTreeSet::new()).await?;
         let (from, head) = match best.at.and_then(|at| asked.get(at)) {
             None => {
                 let head = local.config().map(|config| config.head.clone());
@@ -128,7 +151,7 @@ impl Replication {
 }
 
 /// The newest version of a region, where it gives one.
-async fn newest(connection: &Connection, org: OrgId) -> Result<Option<Head>, Broken> {
+pub(super) async fn newest(connection: &Connection, org: OrgId) -> Result<Option<Head>, Broken> {
     let ask = Ask::Versions { org, after: None };
     let Answer::Versions(versions) = connection.ask(&ask, Duration::ZERO).await? else {
         return Ok(None);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use proto::id::OrgId;
-use proto::tree::SYSTEM_ORG;
+use proto::tree::{SYSTEM_ORG, is_kept_in};
 use tokio::time::Instant;
 
 use super::takeover::{Standing, ask_home, standing};
@@ -241,9 +241,16 @@ impl Replication {
     ) -> Result<(), HandOverError> {
         let world = self.worlds.borrow().clone();
         for org in orgs {
-            let here = world.orgs.get(org).map_or(0, |state| state.config.head.n);
+            let config = world.orgs.get(org).map(|state| &state.config);
+            let here = config.map_or(0, |config| config.head.n);
             let there = standing.get(org).map_or(0, |moved| moved.position.n);
-            if here.saturating_sub(there) > LAG_MAX {
+            let mut lacking = config.into_iter().flat_map(|config| config.withheld());
+            // It would be given none of what is here no more than there.
+            let lag_max = match lacking.any(|set| is_kept_in(set, &peer.name)) {
+                true => 0,
+                false => LAG_MAX,
+            };
+            if here.saturating_sub(there) > lag_max {
                 let region = peer.name.clone();
                 let why = format!("of {org} it has version {there} of {here}");
                 return Err(HandOverError::Unfit { region, why });

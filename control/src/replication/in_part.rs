@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 use proto::id::OrgId;
 use proto::keys;
 use proto::store::{Compare, Op, Txn, TxnOutcome};
-use proto::tree::{Hash, OrgConfig, regions_of};
+use proto::tree::{Hash, OrgConfig, is_kept_in, regions_of};
 use tracing::{info, warn};
 
 use super::apply::{ApplyError, Guard, Local};
-use super::completing::may_have;
+use super::asking::Asked;
+use super::completing::{Wanted, may_have};
 use super::connection::Connection;
+use super::foreseeing::newest;
 use super::left_to_home::has;
+use super::promotion::TRIES;
 use super::{Broken, Replication};
 use crate::publish::sweep_counter;
 
 /// How long a region is not asked again for what it did not give.
-const REST: Duration = Duration::from_secs(5);
+pub(super) const REST: Duration = Duration::from_secs(5);
 
 /// What was asked for over a connection and did not come, and when.
 #[derive(Default)]
@@ -84,27 +87,54 @@ impl Replication {
             if !self.is_to_be_had(connection, org, root).await? {
                 continue;
             }
-            let raised = sweep_counter::raise(&*self.store, org).await;
-            let (_, unswept) = raised
-                .map_err(ApplyError::from)?
-                .ok_or(ApplyError::Moved(org))?;
-            // Another control plane of this region may have fetched it.
-            let local = Local::read(&*self.store, org, None).await?;
-            let config = local.config().ok_or(ApplyError::Moved(org))?;
-            if config.head.roots.get(set) == Some(&root) && !config.holds(set) {
-                let using = (connection, &*self.regions);
-                local.add_set(&self.store, using, root, &unswept).await?;
-                let (region, peer) = (regions_of(set), connection.peer());
-                info!(%org, region, "what region {region} alone keeps of {org} came from {peer}");
+            match self.bring(connection, guard, org, (set, root)).await {
+                // The next one may come all the same.
+                Err(Broken::Apply(error)) if error.is_of_one() => {
+                    warn!(%org, "{} of {org} does not come: {error}", regions_of(set));
+                }
+                brought => {
+                    brought?;
+                    is_changed = true;
+                }
             }
-            self.show(guard, &local, unswept).await?;
-            is_changed = true;
         }
         if is_changed {
             // What it still lacks is asked for at once of whoever has this.
             asked.0.retain(|(of, _), _| *of != org);
         }
         Ok(())
+    }
+
+    /// Fetches a set that the region has, where it is not here yet, and shows it.
+    async fn bring(
+        &self,
+        connection: &Connection,
+        guard: &Guard,
+        org: OrgId,
+        (set, root): Wanted<'_>,
+    ) -> Result<(), Broken> {
+        let raised = sweep_counter::raise(&*self.store, org).await;
+        let (_, unswept) = raised
+            .map_err(ApplyError::from)?
+            .ok_or(ApplyError::Moved(org))?;
+        // Another control plane of this region may have fetched it.
+        let local = Local::read(&*self.store, org, None).await?;
+        let config = local.config().ok_or(ApplyError::Moved(org))?;
+        if config.head.roots.get(set) == Some(&root) && !config.holds(set) {
+            let using = (connection, &*self.regions);
+            local.add_set(&self.store, using, root, &unswept).await?;
+            let (region, peer) = (regions_of(set), connection.peer());
+            info!(%org, region, "what region {region} alone keeps of {org} came from {peer}");
+        }
+        for _ in 0..TRIES {
+            let local = Local::read(&*self.store, org, None).await?;
+            match self.show(guard, &local, unswept.clone()).await {
+                // Somebody published meanwhile.
+                Err(Broken::Apply(ApplyError::Moved(_))) => {}
+                shown => return shown,
+            }
+        }
+        Err(ApplyError::Moved(org).into())
     }
 
     /// Whether a set is here, or in the region that is asked.
@@ -119,6 +149,37 @@ impl Replication {
             return Ok(true);
         }
         has(connection, org, root).await
+    }
+
+    /// Whether home carries something on by hash that this region alone is to have, and that is not
+    /// here either: nothing of the organisation comes here any more.
+    pub(super) async fn is_given_none(
+        &self,
+        org: OrgId,
+        home: &str,
+        asked: &[Asked<'_>],
+    ) -> Result<bool, Broken> {
+        let own = &self.regions.own;
+        let world = self.worlds.borrow().clone();
+        let is_cut = |org| {
+            world
+                .orgs
+                .get(org)
+                .is_some_and(|of| of.config.head.is_cut())
+        };
+        let home = asked.iter().find(|asked| asked.peer.name == *home);
+        let Some(home) = home.filter(|_| is_cut(&org)) else {
+            return Ok(false);
+        };
+        let Some(head) = newest(&home.connection, org).await? else {
+            return Ok(false);
+        };
+        for (_, root) in head.roots.iter().filter(|(set, _)| is_kept_in(set, own)) {
+            if !self.is_to_be_had(&home.connection, org, *root).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Has every process of this region look at the newest version again, while this one is home

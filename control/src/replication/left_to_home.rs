@@ -3,24 +3,30 @@
 //! the only one that can give it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::home::Home;
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::{Op, Txn};
+use proto::store::{Op, Txn, load};
 use proto::tree::{Hash, OrgConfig, is_kept_in};
 use proto::version::Epoch;
 use proto::wire::replication::{Answer, Ask};
 
-use super::apply::Guard;
+use super::apply::{ApplyError, Guard};
 use super::connection::Connection;
+use super::in_part::REST;
 use super::{Broken, Replication};
 use crate::publish::writes::json;
 
-/// Of which organisations home is known to have everything, and as of which epoch.
+/// What is known of the home that is connected.
 #[derive(Default)]
-pub(super) struct Noted(BTreeMap<OrgId, Epoch>);
+pub(super) struct Noted {
+    /// Of which organisations it has everything, and as of which epoch; read once.
+    has: Option<BTreeMap<OrgId, Epoch>>,
+    /// When it was last asked for what it did not have.
+    lacked: BTreeMap<OrgId, Instant>,
+}
 
 impl Replication {
     /// Asks the home that is connected whether it has what is here of other regions' own.
@@ -33,22 +39,44 @@ impl Replication {
         let world = self.worlds.borrow().clone();
         for (org, state) in &world.orgs {
             let head = &state.config.head;
-            let home = self.homes.of(*org).filter(|home| {
-                let is_this = home.region == connection.peer() && home.epoch == head.epoch;
-                is_this && head.is_cut()
-            });
+            let home = head.is_cut().then(|| self.homes.of(*org)).flatten();
+            let home =
+                home.filter(|home| home.region == connection.peer() && home.epoch == head.epoch);
             let Some(Home { epoch, .. }) = home else {
                 continue;
             };
-            if noted.0.get(org) == Some(&epoch) {
+            if noted.has.is_none() {
+                noted.has = Some(self.left().await?);
+            }
+            let is_noted = noted.has.as_ref().and_then(|has| has.get(org)) == Some(&epoch);
+            let lacked_at = noted.lacked.get(org);
+            if is_noted || lacked_at.is_some_and(|at| at.elapsed() < REST) {
                 continue;
             }
-            if self.is_left_to(connection, &state.config, &epoch).await? {
+            if self.is_left_to(connection, &state.config).await? {
                 self.note_left(guard, *org, &epoch).await?;
-                noted.0.insert(*org, epoch);
+                noted.lacked.remove(org);
+                noted.has.get_or_insert_default().insert(*org, epoch);
+            } else {
+                noted.lacked.insert(*org, Instant::now());
             }
         }
         Ok(())
+    }
+
+    /// What is noted of all organisations.
+    async fn left(&self) -> Result<BTreeMap<OrgId, Epoch>, Broken> {
+        let mut left = BTreeMap::new();
+        let listed = load::list(&*self.store, keys::HOME_HAS, None, |pair| {
+            let org = pair.key.strip_prefix(keys::HOME_HAS);
+            let org = org.and_then(|org| org.parse::<OrgId>().ok());
+            // What cannot be read is noted anew.
+            if let (Some(org), Ok(epoch)) = (org, serde_json::from_slice(&pair.value)) {
+                left.insert(org, epoch);
+            }
+        });
+        listed.await.map_err(ApplyError::from)?;
+        Ok(left)
     }
 
     /// Whether home has every set that is here and is to go.
@@ -56,14 +84,8 @@ impl Replication {
         &self,
         connection: &Connection,
         config: &OrgConfig,
-        epoch: &Epoch,
     ) -> Result<bool, Broken> {
         let (org, own) = (config.org, &self.regions.own);
-        let key = keys::home_has(org);
-        let known = self.store.get(&key).await?.value;
-        if known.is_some_and(|pair| pair.value == json(epoch)) {
-            return Ok(true);
-        }
         let roots = config.head.roots.iter();
         for (_, root) in roots.filter(|(set, _)| !is_kept_in(set, own)) {
             let here = self.store.get(&keys::leaf(org, root)).await?.value;

@@ -223,7 +223,12 @@ impl Replication {
             highest = Some((home.epoch, home.region));
         }
         let answers = |region: &String| asked.iter().any(|asked| asked.peer.name == *region);
-        Ok(highest.map(|(_, region)| region).filter(answers))
+        let home = highest.map(|(_, region)| region).filter(answers);
+        match home {
+            // It goes on from what it has, where a person says so.
+            Some(home) if force && self.is_given_none(org, &home, asked).await? => Ok(None),
+            home => Ok(home),
+        }
     }
 
     async fn promote_one(

@@ -5,6 +5,7 @@ use proto::store::{Op, Store, Txn};
 use proto::tree::{ApplyError, Hash};
 use serde_json::{Value, json};
 
+use super::super::left_to_home::Noted;
 use super::super::{HandOverError, PromoteError, Promotion};
 use super::by_region::{
     Swept, change, found, newest, pinned, proxy, relabelled, sealed_for, strict, three, whole,
@@ -240,8 +241,22 @@ async fn a_home_before_keeps_what_home_lacks_until_home_has_it() {
     let way = connect(ap.source.clone(), ("us", "ap"), left)
         .await
         .unwrap();
-    us.replication.round(&way, &None).await.unwrap();
+    let head = ap.head(org).await;
+    // One round may bring `system` alone.
+    while us.head(org).await != head {
+        us.replication.round(&way, &None).await.unwrap();
+    }
     equal(&[&us, &ap]).await;
+    comes("ap as home in us", || async {
+        let world = us.worlds.borrow().clone();
+        us.homes.region_of(org) == "ap" && Some(&world.orgs[&org].config.head) == head.as_ref()
+    })
+    .await;
+    let mut noted = Noted::default();
+    let left = us.replication.leave_to_home(&way, &None, &mut noted);
+    left.await.unwrap();
+    let key = proto::keys::home_has(org);
+    assert!(us.store.get(&key).await.unwrap().value.is_none());
     let garbage = proto::keys::leaf(org, &Hash::of(b"garbage"));
     let put = Txn {
         ops: vec![Op::put(garbage.clone(), "x")],
@@ -265,4 +280,35 @@ async fn a_home_before_keeps_what_home_lacks_until_home_has_it() {
         found(&us).await.is_empty() && swept.found(&us).await.is_empty()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_an_older_one_of_what_is_carried_on_goes_on_from_that_by_force() {
+    let (net, [us, eu, ap], follows) = three(json!(["eu"])).await;
+    let org = us.org();
+    let [us_follows, ..] = follows;
+    drop(us_follows);
+    net.cut("us", "eu");
+    net.cut("eu", "ap");
+    us.publish(org, vec![relabelled("newer")]).await;
+    equal(&[&us, &ap]).await;
+    net.cut("us", "ap");
+    let promotion = ap.replication.promote(true).await.unwrap();
+    assert_eq!(frozen(&promotion, &ap), ["eu"]);
+    comes("ap as home", || async { ap.homes.region_of(org) == "ap" }).await;
+    net.heal();
+    net.cut("us", "eu");
+    net.cut("us", "ap");
+    // It could not open what is sealed for it.
+    let refused = ap.replication.hand_over("eu").await.unwrap_err();
+    assert!(refused.to_string().contains("it has version"), "{refused}");
+    assert!(home(&ap, org).await.is_open_in("ap"));
+    let would = eu.replication.foresee(true).await.unwrap();
+    assert!(would.promoted.iter().any(|one| one.org == org), "{would:?}");
+    let promotion = eu.replication.promote(true).await.unwrap();
+    assert_eq!(frozen(&promotion, &eu), [""; 0]);
+    comes("eu as home", || async { eu.homes.region_of(org) == "eu" }).await;
+    equal(&[&eu, &ap]).await;
+    eu.publish(org, vec![relabelled("of eu")]).await;
+    equal(&[&eu, &ap]).await;
 }

@@ -236,7 +236,7 @@ impl Reader<'_> {
 fn is_same(old: &OrgConfig, new: &OrgConfig) -> bool {
     old.head == new.head
         && old.objects == new.objects
-        && (new.is_damaged() || old.withheld().eq(new.withheld()))
+        && (new.is_damaged() || (!old.is_damaged() && old.withheld().eq(new.withheld())))
 }
 
 /// Whether there is something to read: another version, or what could not be read of this one.
