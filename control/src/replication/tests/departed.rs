@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use proto::home::Home;
 use proto::id::OrgId;
 use proto::keys;
 use proto::object::{Body, ObjectId};
+use proto::store::{Op, Store, Txn};
 use proto::tree::{Operation, SYSTEM_ORG};
 
 use super::super::connection::Connection;
 use super::super::{Dialer, Replication};
 use super::moves::{comes, home};
 use super::net::{Net, Region, create_target, installation};
+use crate::publish::PublishError;
 use crate::regions::Homes;
 
 /// Three regions, of which none follows by itself; `us` is home.
@@ -187,4 +190,29 @@ async fn what_is_gone_is_told_by_the_facts_of_the_store() {
     let of_us = connect(&late, "us").await;
     round(&late, &of_us).await;
     assert_eq!(ap.head(acme).await, None);
+}
+
+/// One that stayed in its home when that of `system` moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organisation_whose_home_is_elsewhere_is_not_deleted() {
+    let (_net, [us, ..]) = three().await;
+    let org = OrgId::from_bits(77);
+    us.publish(SYSTEM_ORG, vec![create_org(org, "apart")]).await;
+    let epoch = us.head(org).await.unwrap().epoch;
+    let fact = serde_json::to_vec(&Home::first(epoch, "eu")).unwrap();
+    let txn = Txn {
+        ops: vec![Op::put(keys::home(org), fact)],
+        ..Txn::default()
+    };
+    us.store.txn(txn).await.unwrap();
+    let delete = Operation::Delete {
+        id: ObjectId::Org(org),
+        precondition: None,
+    };
+    match us.try_publish(SYSTEM_ORG, vec![delete]).await {
+        Err(PublishError::HomeElsewhere { home, system, .. }) => {
+            assert_eq!((home.as_str(), system.as_str()), ("eu", "us"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
