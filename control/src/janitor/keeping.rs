@@ -71,9 +71,8 @@ impl Keeps {
     /// Of versions before it.
     pub fn of_earlier(&self) -> Self {
         let others = match self.others {
-            Others::Are | Others::May => Others::May,
-            Others::Wait => Others::Wait,
-            Others::Go => Others::Go,
+            Others::Are => Others::May,
+            others => others,
         };
         Self {
             others,

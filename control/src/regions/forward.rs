@@ -482,12 +482,11 @@ mod tests {
     /// Whose answer is taken of these, where `eu` is home when `us` has been asked.
     async fn asked(us: Result<(), Unanswered>) -> (&'static str, bool) {
         let us = Cell::new(Some(us));
-        let ask = async |home: &'static str| match home {
+        let ask = async |home: &&'static str| match *home {
             "us" => us.take().unwrap(),
             _ => Ok(()),
         };
         let homes = ["us", "eu"];
-        let ask = async |home: &&'static str| ask(*home).await;
         let (home, answer) = wherever_home_is(&homes[0], || Some(&homes[1]), ask).await;
         (*home, answer.is_ok())
     }

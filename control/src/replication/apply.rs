@@ -336,10 +336,8 @@ impl Local {
             ops,
             or_read: vec![],
         };
-        match store.txn(txn).await? {
-            TxnOutcome::Committed(_) => Ok(write(store, rest).await?),
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(self.org)),
-        }
+        commit(store, self.org, txn).await?;
+        Ok(write(store, rest).await?)
     }
 
     /// Deletes the organisation's head; what it reached is then swept.
@@ -359,6 +357,14 @@ impl Local {
     pub(super) fn refused(&self, why: String) -> ApplyError {
         let org = self.org;
         ApplyError::Refused { org, why }
+    }
+}
+
+/// Carries a transaction out, or finds that its organisation has moved.
+pub(super) async fn commit(store: &dyn Store, org: OrgId, txn: Txn) -> Result<(), ApplyError> {
+    match store.txn(txn).await? {
+        TxnOutcome::Committed(_) => Ok(()),
+        TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org)),
     }
 }
 

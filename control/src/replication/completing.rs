@@ -12,12 +12,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::{Compare, Op, Store, Txn, TxnOutcome};
+use proto::store::{Compare, Op, Store, StoreError, Txn};
 use proto::tree::{self, Hash, Root, is_kept_in, regions_of};
 use proto::wire::replication::Versions;
 use tracing::{info, warn};
 
-use super::apply::{ApplyError, Local, Plan, write};
+use super::apply::{ApplyError, Local, Plan, commit, write};
 use super::connection::Connection;
 use super::{Broken, Replication};
 use crate::publish::sweep_counter;
@@ -103,9 +103,7 @@ impl Replication {
             return Err(ApplyError::Refused { org, why }.into());
         }
         // A sweep that was decided on while this region was to have none of it ends here.
-        let raised = sweep_counter::raise(&*self.store, org).await;
-        let raised = raised.map_err(ApplyError::from)?;
-        let (_, unswept) = raised.ok_or(ApplyError::Moved(org))?;
+        let unswept = self.unswept(org).await?;
         let mut frozen = BTreeSet::new();
         loop {
             local = Local::read(&*self.store, org, None).await?;
@@ -146,10 +144,20 @@ impl Replication {
             ops: vec![Op::Delete(keys::leaf(org, &root))],
             or_read: Vec::new(),
         };
-        match self.store.txn(txn).await? {
-            TxnOutcome::Committed(_) => Ok(()),
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org)),
-        }
+        commit(&*self.store, org, txn).await
+    }
+
+    /// Ends every sweep that was decided on; gives what holds while there is no other one.
+    pub(super) async fn unswept(&self, org: OrgId) -> Result<Compare, ApplyError> {
+        let raised = sweep_counter::raise(&*self.store, org).await?;
+        let (_, unswept) = raised.ok_or(ApplyError::Moved(org))?;
+        Ok(unswept)
+    }
+
+    /// Whether the root of a set is here.
+    pub(super) async fn has_root(&self, org: OrgId, root: Hash) -> Result<bool, StoreError> {
+        let found = self.store.get(&keys::leaf(org, &root)).await?;
+        Ok(found.value.is_some())
     }
 
     /// Fetches a set from whoever has it. A region that did not have it, or did not answer, is left
@@ -306,9 +314,6 @@ impl Local {
             ops: vec![put_root],
             or_read: Vec::new(),
         };
-        match store.txn(txn).await? {
-            TxnOutcome::Committed(_) => Ok(()),
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(self.org)),
-        }
+        commit(&**store, self.org, txn).await
     }
 }

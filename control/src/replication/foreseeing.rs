@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::id::OrgId;
-use proto::keys;
 use proto::tree::{Head, VersionRecord, is_kept_in, regions_of};
 use proto::wire::replication::{Answer, Ask};
 
@@ -130,8 +129,7 @@ impl Replication {
         (set, root): Wanted<'_>,
         asked: &[Asked<'_>],
     ) -> Result<Had, Broken> {
-        let here = self.store.get(&keys::leaf(org, &root)).await?.value;
-        if here.is_some() {
+        if self.has_root(org, root).await? {
             return Ok(Had::Added);
         }
         let mut had = Had::Nowhere;

@@ -9,30 +9,35 @@ use std::time::{Duration, Instant};
 
 use proto::id::OrgId;
 use proto::keys;
-use proto::store::{Compare, Op, Txn, TxnOutcome};
-use proto::tree::{Hash, OrgConfig, is_kept_in, regions_of};
+use proto::store::{Compare, Op, Txn};
+use proto::tree::{Hash, OrgConfig, regions_of};
 use tracing::{info, warn};
 
-use super::apply::{ApplyError, Guard, Local};
+use super::apply::{ApplyError, Guard, Local, commit};
 use super::asking::Asked;
 use super::completing::{Wanted, may_have};
 use super::connection::Connection;
+use super::content::kept;
 use super::foreseeing::newest;
 use super::left_to_home::has;
 use super::promotion::TRIES;
 use super::{Broken, Replication};
-use crate::publish::sweep_counter;
 
 /// How long a region is not asked again for what it did not give.
-pub(super) const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(5);
 
 /// What was asked for over a connection and did not come, and when.
-#[derive(Default)]
-pub(super) struct AskedFor(BTreeMap<(OrgId, Hash), Instant>);
+pub(super) struct AskedFor<K = (OrgId, Hash)>(BTreeMap<K, Instant>);
 
-impl AskedFor {
+impl<K> Default for AskedFor<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> AskedFor<K> {
     /// Whether it is to be asked for at this time; it then is noted.
-    fn is_due(&mut self, of: (OrgId, Hash), now: Instant) -> bool {
+    pub fn is_due(&mut self, of: K, now: Instant) -> bool {
         let rests = |at: &Instant| now.saturating_duration_since(*at) < REST;
         if self.0.get(&of).is_some_and(rests) {
             return false;
@@ -113,10 +118,7 @@ impl Replication {
         org: OrgId,
         (set, root): Wanted<'_>,
     ) -> Result<(), Broken> {
-        let raised = sweep_counter::raise(&*self.store, org).await;
-        let (_, unswept) = raised
-            .map_err(ApplyError::from)?
-            .ok_or(ApplyError::Moved(org))?;
+        let unswept = self.unswept(org).await?;
         // Another control plane of this region may have fetched it.
         let local = Local::read(&*self.store, org, None).await?;
         let config = local.config().ok_or(ApplyError::Moved(org))?;
@@ -144,11 +146,7 @@ impl Replication {
         org: OrgId,
         root: Hash,
     ) -> Result<bool, Broken> {
-        let here = self.store.get(&keys::leaf(org, &root)).await?.value;
-        if here.is_some() {
-            return Ok(true);
-        }
-        has(connection, org, root).await
+        Ok(self.has_root(org, root).await? || has(connection, org, root).await?)
     }
 
     /// Whether home carries something on by hash that this region alone is to have, and that is not
@@ -174,8 +172,8 @@ impl Replication {
         let Some(head) = newest(&home.connection, org).await? else {
             return Ok(false);
         };
-        for (_, root) in head.roots.iter().filter(|(set, _)| is_kept_in(set, own)) {
-            if !self.is_to_be_had(&home.connection, org, *root).await? {
+        for root in kept(&head, own) {
+            if !self.is_to_be_had(&home.connection, org, root).await? {
                 return Ok(true);
             }
         }
@@ -197,10 +195,7 @@ impl Replication {
             ops: vec![Op::put(keys::head(org), config.head.to_json())],
             or_read: Vec::new(),
         };
-        match self.store.txn(txn).await? {
-            TxnOutcome::Committed(_) => Ok(()),
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org).into()),
-        }
+        Ok(commit(&*self.store, org, txn).await?)
     }
 }
 

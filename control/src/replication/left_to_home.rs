@@ -15,7 +15,7 @@ use proto::wire::replication::{Answer, Ask};
 
 use super::apply::{ApplyError, Guard};
 use super::connection::Connection;
-use super::in_part::REST;
+use super::in_part::AskedFor;
 use super::{Broken, Replication};
 use crate::publish::writes::json;
 
@@ -24,8 +24,8 @@ use crate::publish::writes::json;
 pub(super) struct Noted {
     /// Of which organisations it has everything, and as of which epoch; read once.
     has: Option<BTreeMap<OrgId, Epoch>>,
-    /// When it was last asked for what it did not have.
-    lacked: BTreeMap<OrgId, Instant>,
+    /// For which it was asked, and did not have it.
+    asked: AskedFor<OrgId>,
 }
 
 impl Replication {
@@ -45,20 +45,16 @@ impl Replication {
             let Some(Home { epoch, .. }) = home else {
                 continue;
             };
-            if noted.has.is_none() {
-                noted.has = Some(self.left().await?);
-            }
-            let is_noted = noted.has.as_ref().and_then(|has| has.get(org)) == Some(&epoch);
-            let lacked_at = noted.lacked.get(org);
-            if is_noted || lacked_at.is_some_and(|at| at.elapsed() < REST) {
+            let has = match &mut noted.has {
+                Some(has) => has,
+                unread => unread.insert(self.left().await?),
+            };
+            if has.get(org) == Some(&epoch) || !noted.asked.is_due(*org, Instant::now()) {
                 continue;
             }
             if self.is_left_to(connection, &state.config).await? {
                 self.note_left(guard, *org, &epoch).await?;
-                noted.lacked.remove(org);
-                noted.has.get_or_insert_default().insert(*org, epoch);
-            } else {
-                noted.lacked.insert(*org, Instant::now());
+                has.insert(*org, epoch);
             }
         }
         Ok(())
@@ -88,8 +84,7 @@ impl Replication {
         let (org, own) = (config.org, &self.regions.own);
         let roots = config.head.roots.iter();
         for (_, root) in roots.filter(|(set, _)| !is_kept_in(set, own)) {
-            let here = self.store.get(&keys::leaf(org, root)).await?.value;
-            if here.is_some() && !has(connection, org, *root).await? {
+            if self.has_root(org, *root).await? && !has(connection, org, *root).await? {
                 return Ok(false);
             }
         }

@@ -11,6 +11,7 @@ use proto::store::load::{self, LoadError};
 use proto::tree::{self, Hash, OrgConfig, Root, VersionRecord, is_kept_in};
 use proto::wire::replication::{Answer, Position, SEALED_MAX, SealedPart, VersionParts, Versions};
 
+use super::content::kept;
 use super::source::{READS_MAX, Session, SourceError};
 use super::{SealName, sealed_names};
 
@@ -78,9 +79,7 @@ impl Session<'_> {
         let mut held: BTreeSet<Hash> = old.reaches_in(&self.region).collect();
         // The follower has its own sets of the version that it stands at, also where they are not
         // here.
-        let roots = old.head.roots.iter();
-        let its = roots.filter(|(set, _)| is_kept_in(set, &self.region));
-        held.extend(its.map(|(_, root)| *root));
+        held.extend(kept(&old.head, &self.region));
         let mut answer = Versions::default();
         let mut last = None;
         for (json, record) in records {
@@ -202,11 +201,11 @@ impl Session<'_> {
             let [packed] = &self.values(vec![keys::leaf(org, hash)]).await?[..] else {
                 return Ok(None);
             };
-            if packed.is_empty() && is_carried(set, hash) {
-                continue;
-            }
             if packed.is_empty() {
-                return Ok(None);
+                match is_carried(set, hash) {
+                    true => continue,
+                    false => return Ok(None),
+                }
             }
             let root = Root::parse(&tree::unpack(*hash, packed)?)?;
             let missing: BTreeSet<Hash> = root.leaves.values().copied().collect();

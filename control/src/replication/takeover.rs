@@ -10,12 +10,12 @@ use proto::id::OrgId;
 use proto::keys;
 use proto::org::Role;
 use proto::seal;
-use proto::store::{Compare, Txn, TxnOutcome};
+use proto::store::{Compare, Txn};
 use proto::tree::regions_of;
 use proto::wire::replication::{Answer, Ask, Moved, Position};
 use tracing::{info, warn};
 
-use super::apply::{ApplyError, Guard, Local};
+use super::apply::{ApplyError, Guard, Local, commit};
 use super::completing::Whole;
 use super::connection::Connection;
 use super::{Broken, Replication};
@@ -122,13 +122,9 @@ impl Replication {
             ops: vec![homes::put(org, &told)],
             or_read: Vec::new(),
         };
-        match self.store.txn(txn).await? {
-            TxnOutcome::Committed(_) => {
-                info!(%org, region, "home of {org} is region {region}");
-                Ok(Some(told))
-            }
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org).into()),
-        }
+        commit(&*self.store, org, txn).await?;
+        info!(%org, region, "home of {org} is region {region}");
+        Ok(Some(told))
     }
 
     /// Makes this region home: a new epoch begins with a version that has the content of `base`,
@@ -187,17 +183,13 @@ impl Replication {
             ops,
             or_read: Vec::new(),
         };
-        match self.store.txn(txn).await? {
-            TxnOutcome::Committed(_) => {
-                warn!(
-                    %org, n, counter = home.epoch.counter,
-                    "region {own} is home of {org} from version {n} on, epoch {}",
-                    home.epoch.counter
-                );
-                Ok(Position::from(&head))
-            }
-            TxnOutcome::Conflict(_) => Err(ApplyError::Moved(org).into()),
-        }
+        commit(&*self.store, org, txn).await?;
+        warn!(
+            %org, n, counter = home.epoch.counter,
+            "region {own} is home of {org} from version {n} on, epoch {}",
+            home.epoch.counter
+        );
+        Ok(Position::from(&head))
     }
 }
 
