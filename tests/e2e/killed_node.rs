@@ -39,10 +39,10 @@ struct Load {
     requests: usize,
 }
 
-/// The load until the node is killed: what was answered, when it was killed, and the folder that it
-/// leaves.
-fn load(node: Gateway, proxy: &Proxy, load: Load) -> Loaded {
-    let bytes = proxy.request("GET", "/loaded").bytes(&node.url);
+/// The load on a path until the node is killed: what was answered, when it was killed, and the
+/// folder that it leaves.
+fn load(node: Gateway, proxy: &Proxy, path: &'static str, load: Load) -> Loaded {
+    let bytes = proxy.request("GET", path).bytes(&node.url);
     let url = node.url.clone();
     let answered = Mutex::new(Answered::new());
     let count = AtomicUsize::new(0);
@@ -73,6 +73,7 @@ fn load(node: Gateway, proxy: &Proxy, load: Load) -> Loaded {
         (Instant::now(), node.kill())
     });
     Loaded {
+        path,
         answered: answered.into_inner().expect("no panic"),
         killed,
         folder,
@@ -80,6 +81,7 @@ fn load(node: Gateway, proxy: &Proxy, load: Load) -> Loaded {
 }
 
 struct Loaded {
+    path: &'static str,
     answered: Answered,
     killed: Instant,
     folder: std::sync::Arc<tempfile::TempDir>,
@@ -89,12 +91,15 @@ impl Loaded {
     /// No more are missing than may be, however many there are.
     fn is_kept(&self, control: &Gateway) {
         let all = self.answered.len();
-        let lost = wait_for("no more that are missing than are lost", || {
-            let kept = kept(control);
-            let lost = self.answered.iter().filter(|(id, _)| !kept.contains(id));
-            let lost = lost.count();
-            (lost <= LOST_MAX).then_some(lost)
+        wait_for("no more that are missing than are lost", || {
+            let path = format!("/telemetry?path={}&from=1h", self.path);
+            let count = control.get(&path)["groups"][0]["count"].as_u64();
+            (count.unwrap_or(0) as usize + LOST_MAX >= all).then_some(())
         });
+        let kept = kept(control, self.path);
+        let lost = self.answered.iter().filter(|(id, _)| !kept.contains(id));
+        let lost = lost.count();
+        assert!(lost <= LOST_MAX, "{lost} of {all} are lost");
         eprintln!("of {all} at most {lost} are lost");
     }
 
@@ -104,7 +109,7 @@ impl Loaded {
         let (safe, late): (Vec<_>, Vec<_>) = self.answered.iter().partition(|(_, at)| is_safe(at));
         assert!(safe.len() > 100, "{} requests are no load", safe.len());
         let kept = wait_for("the records that are safe", || {
-            let kept = kept(control);
+            let kept = kept(control, self.path);
             safe.iter().all(|(id, _)| kept.contains(id)).then_some(kept)
         });
         let lost = late.iter().filter(|(id, _)| !kept.contains(id)).count();
@@ -117,9 +122,10 @@ impl Loaded {
     }
 }
 
-/// Ids of all records of the load.
-fn kept(control: &Gateway) -> HashSet<String> {
-    let answer = control.api("GET", "/records/export?path=/loaded", None);
+/// Ids of all records of a load.
+fn kept(control: &Gateway, path: &str) -> HashSet<String> {
+    let export = format!("/records/export?path={path}");
+    let answer = control.api("GET", &export, None);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert!(answer.complete, "an export that broke off");
     let lines = answer.body.split(|byte| *byte == b'\n');
@@ -150,12 +156,12 @@ fn check(how: Load, judged: impl Fn(&Loaded, &Gateway)) {
         (answer.status() == 200).then_some(())
     });
 
-    let taken = load(node, &proxy, how);
+    let taken = load(node, &proxy, "/taken", how);
     judged(&taken, &control);
 
     let node = Gateway::inside(taken.folder.clone(), &start);
     let folder = control.kill();
-    let spooled = load(node, &proxy, how);
+    let spooled = load(node, &proxy, "/spooled", how);
     let node = Gateway::inside(spooled.folder.clone(), &start);
     let control = Gateway::inside(folder, &cluster.control_start());
     judged(&spooled, &control);

@@ -171,13 +171,11 @@ fn what_was_given_away_is_told_until_it_has_come() {
         let share = share_in(&pair.us);
         (share["leaving"][0]["to"] == "eu").then_some(share)
     });
-    let numbers = [
-        shown["millionths"].as_u64(),
-        shown["leaving"][0]["millionths"].as_u64(),
-        share_in(&pair.eu)["millionths"].as_u64(),
-    ];
-    let sum: u64 = numbers.iter().flatten().sum();
-    assert_eq!((numbers[2], sum), (Some(500_000), 1_000_000), "{shown}");
+    let of_eu = wait_for("usage in eu", || share_in(&pair.eu)["millionths"].as_u64());
+    let leaving = shown["leaving"].as_array().into_iter().flatten();
+    let leaving: u64 = leaving.filter_map(|to| to["millionths"].as_u64()).sum();
+    let of_us = shown["millionths"].as_u64().expect("a share");
+    assert_eq!((of_eu, of_us + leaving), (500_000, 500_000), "{shown}");
     let told = pair.us.command(&["meters"]);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.contains("percent on the way to eu"), "{told}");
@@ -230,8 +228,9 @@ fn busy(node: &Gateway, proxy: &Proxy, stop: &Arc<AtomicBool>) -> Vec<JoinHandle
             .field("requestrocket-fault", "sent-at");
         std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
-                let status = request.send(&url).status();
-                assert!([200, 429].contains(&status), "{status}");
+                let answer = request.send(&url);
+                let status = answer.status();
+                assert!([200, 429].contains(&status), "{}", answer.text());
             }
         })
     };

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::disk::Disk;
-use super::{address, signals};
+use super::{address, folder, signals};
 
 /// Longest wait for a server to become healthy, on a busy machine.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
@@ -81,7 +81,7 @@ impl EtcdServer {
     /// it, does so on its host: its health is asked on that host's loopback interface.
     pub fn on_hosts(addresses: &[Ipv4Addr], flags: &[&str]) -> Vec<Self> {
         let places: Vec<Place> = addresses.iter().map(|at| (*at, OWN_HOST)).collect();
-        members_at(&places, None, flags)
+        members_at(&places, None, flags, folder::on_disk)
     }
 
     /// Where clients connect: `http://127.0.0.1:port`.
@@ -329,7 +329,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 
 fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {
     let places: Vec<Place> = (0..members).map(|_| free_place()).collect();
-    let mut servers = members_at(&places, tls.as_ref(), extra);
+    let mut servers = members_at(&places, tls.as_ref(), extra, folder::fresh);
     servers.iter_mut().for_each(EtcdServer::spawn);
     for server in &mut servers {
         assert!(server.wait_healthy(), "etcd ended:\n{}", server.log());
@@ -339,8 +339,13 @@ fn start_members(members: usize, tls: Option<ServerTls>, extra: &[&str]) -> Vec<
 
 type Place = (Ipv4Addr, Ports);
 
-/// The members of a cluster, none of them started.
-fn members_at(places: &[Place], tls: Option<&ServerTls>, extra: &[&str]) -> Vec<EtcdServer> {
+/// The members of a cluster with a new folder each, none of them started.
+fn members_at(
+    places: &[Place],
+    tls: Option<&ServerTls>,
+    extra: &[&str],
+    folder: fn() -> TempDir,
+) -> Vec<EtcdServer> {
     let name = |number: usize| format!("member{number}");
     let member = |(number, (address, ports)): (usize, &Place)| {
         let peer = url("http", *address, ports.peer);
@@ -355,7 +360,7 @@ fn members_at(places: &[Place], tls: Option<&ServerTls>, extra: &[&str]) -> Vec<
         tls: tls.cloned(),
         extra: extra.iter().map(ToString::to_string).collect(),
         disk: None,
-        dir: TempDir::new().expect("a temporary directory can be made"),
+        dir: folder(),
         child: None,
     };
     places.iter().enumerate().map(server).collect()

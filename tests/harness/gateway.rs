@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{Message, Request};
-use super::{metrics, signals};
+use super::{folder, metrics, signals};
 
 /// How a gateway is started.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ impl Gateway {
 
     /// A gateway in a fresh folder.
     pub fn with(start: Start) -> Self {
-        Self::inside(tempfile::tempdir().expect("a folder"), &start)
+        Self::inside(folder::fresh(), &start)
     }
 
     /// A gateway in a folder that may hold the data of an earlier one.
@@ -306,10 +306,19 @@ impl Gateway {
     }
 }
 
+/// The end of a log that a test which fails shows.
+const LOG_LINES: usize = 40;
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let from = lines.len().saturating_sub(LOG_LINES);
+            eprintln!("the log of {}:\n{}", self.url, lines[from..].join("\n"));
+        }
     }
 }
 

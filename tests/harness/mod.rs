@@ -8,6 +8,7 @@ pub mod clickhouse;
 pub mod disk;
 pub mod etcd;
 pub mod etcd_relay;
+pub mod folder;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
@@ -36,7 +37,7 @@ pub fn raise_descriptors() {
 /// Waits until `found` gives something.
 ///
 /// # Panics
-/// After a minute.
+/// After [`http::SILENCE_MAX`].
 pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + http::SILENCE_MAX;
     loop {

@@ -16,6 +16,8 @@ mod embedded;
 mod etcd;
 #[path = "../harness/etcd.rs"]
 mod etcd_server;
+#[path = "../harness/folder.rs"]
+mod folder;
 mod lease;
 mod race;
 mod range;

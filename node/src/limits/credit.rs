@@ -24,6 +24,8 @@ pub struct Loss {
     /// A further grace begins no later: a write has failed for which somebody waited.
     begins_by_ns: Option<u64>,
     lost: bool,
+    /// It was lost when it was asked again, and has not answered that yet: there is no new grace.
+    resumes: bool,
     /// Until when the time without the store was counted.
     counted_ns: u64,
     /// Oldest first. A store that goes again before it told whether a credit was entered leaves
@@ -45,8 +47,18 @@ struct Credit {
     state: State,
     at_ns: u64,
     parts: Vec<Part>,
-    /// A write that enters it has been tried: nothing more may be added under this id.
-    sealed: bool,
+    entry: Entry,
+}
+
+/// Whether a write that enters a credit may have been carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// None was: more may be added under its id.
+    None,
+    /// One is on its way.
+    Sent,
+    /// One has failed, and the store may have it or not: nothing more may be added.
+    Unknown,
 }
 
 impl Loss {
@@ -85,26 +97,51 @@ impl Loss {
         self.dry_since_ns = None;
         self.begins_by_ns = None;
         self.lost = false;
+        self.resumes = false;
     }
 
-    /// A write failed. Callers do not wait longer than one grace and a half, however often the
-    /// store seems to be back meanwhile.
-    pub fn failed(&mut self, grace_ns: u64) {
-        let by_ns = |since_ns: u64| since_ns.saturating_add(grace_ns / 2);
-        self.begins_by_ns = self.begins_by_ns.or(self.dry_since_ns.map(by_ns));
+    /// A write failed, of which nobody knows whether it was carried out. Where the meter `shares`
+    /// without the store, callers do not wait longer than one grace and a half, however often the
+    /// store seems to be back meanwhile, and not again where it was lost before.
+    pub fn failed(&mut self, shares: bool, grace_ns: u64) {
+        for credit in &mut self.credits {
+            if credit.entry == Entry::Sent {
+                credit.entry = Entry::Unknown;
+            }
+        }
+        self.goes_on(shares);
+        if shares {
+            let by_ns = |since_ns: u64| since_ns.saturating_add(grace_ns / 2);
+            self.begins_by_ns = self.begins_by_ns.or(self.dry_since_ns.map(by_ns));
+        }
     }
 
-    /// Another node was faster: who waits has waited since then, also when the store is asked
-    /// again.
-    pub fn waits_since(&mut self, since_ns: u64) {
-        self.dry_since_ns = Some(since_ns);
-        self.begins_by_ns = Some(since_ns);
+    /// Its turn is over and has brought nothing: a meter that `shares` goes on as before it.
+    pub fn goes_on(&mut self, shares: bool) {
+        self.not_entered();
+        if shares {
+            self.lost |= std::mem::take(&mut self.resumes);
+        }
+    }
+
+    /// Another node was faster: the write was not carried out. Where many write at once because the
+    /// store has come back, who waits has waited since then, also when it is asked again; and who
+    /// went without it goes on so until its next turn.
+    pub fn beaten(&mut self, returning: bool) {
+        let since_ns = self.dry_since_ns;
+        self.goes_on(returning);
+        let lost = self.lost;
+        self.answered();
+        if returning {
+            self.lost = lost;
+            (self.dry_since_ns, self.begins_by_ns) = (since_ns, since_ns);
+        }
     }
 
     /// The store can be asked again: nothing more is given on credit, and who is without a token
     /// now has a new grace.
     pub fn over(&mut self, cells: &[Cell], me: Opener, now_ns: u64, hungry: bool) {
-        self.lost = false;
+        self.resumes |= std::mem::take(&mut self.lost);
         let begins_ns = now_ns.min(self.begins_by_ns.unwrap_or(now_ns));
         self.dry_since_ns = hungry.then_some(begins_ns);
         self.begins_by_ns = self.begins_by_ns.filter(|_| hungry);
@@ -146,7 +183,7 @@ impl Loss {
     /// with our spends entered and `uncertain` more tokens that may be open in the store. What a
     /// new credit begins with gets `id`.
     pub fn free(&mut self, seen: &State, uncertain: u64, nodes: u64, id: u64, now_ns: u64) -> u64 {
-        if self.credits.last().is_none_or(|credit| credit.sealed) {
+        if self.credits.last().is_none_or(Credit::is_sealed) {
             if self.credits.len() >= CREDITS_MAX {
                 return 0;
             }
@@ -176,8 +213,9 @@ impl Loss {
             return;
         }
         self.pass(now_ns, unix_s, me);
-        let counts =
-            |credit: &Credit| credit.sealed || !credit.parts.is_empty() || !credit.state.is_idle();
+        let counts = |credit: &Credit| {
+            credit.is_sealed() || !credit.parts.is_empty() || !credit.state.is_idle()
+        };
         self.credits.retain(counts);
     }
 
@@ -208,7 +246,9 @@ impl Loss {
                 break;
             }
             entered = true;
-            credit.sealed = true;
+            if credit.entry == Entry::None {
+                credit.entry = Entry::Sent;
+            }
             state.merge_charges(&credit.state);
             let end_ns = now_ns.saturating_add(mark_ns);
             let mark = Candidate {
@@ -220,6 +260,15 @@ impl Loss {
             state.open.push(mark.block(me, now_ns));
         }
         entered
+    }
+
+    /// What was entered last into a state is not in the store.
+    pub fn not_entered(&mut self) {
+        for credit in &mut self.credits {
+            if credit.entry == Entry::Sent {
+                credit.entry = Entry::None;
+            }
+        }
     }
 
     /// Lets go of the credits that a state from the store has in it.
@@ -245,8 +294,13 @@ impl Credit {
             },
             at_ns: now_ns,
             parts: Vec::new(),
-            sealed: false,
+            entry: Entry::None,
         }
+    }
+
+    /// Whether nothing more may be added to it: the store may have it.
+    fn is_sealed(&self) -> bool {
+        self.entry != Entry::None
     }
 
     /// Charges closed parts and lets them go.

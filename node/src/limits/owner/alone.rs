@@ -28,6 +28,22 @@ impl Owner {
         self.answered_ns = now_ns;
     }
 
+    /// Whether it gives anything without its owner and the store.
+    pub(super) fn shares(&self) -> bool {
+        self.spec.store_loss() != StoreLoss::FailClosed
+    }
+
+    /// When whoever waits has waited for the whole grace and goes on with what the meter gives
+    /// without the store; `u64::MAX` where nobody waits, that is so already, or it gives nothing.
+    pub fn grace_over_ns(&self, now_ns: u64) -> u64 {
+        let waits = self.shares() && !self.loss.is_lost();
+        let since_ns = self.loss.dry_since_ns().filter(|_| waits);
+        since_ns.map_or(u64::MAX, |since_ns| {
+            let over_ns = since_ns.saturating_add(self.place.grace_ns);
+            over_ns.max(now_ns.saturating_add(LOOK_MIN_NS))
+        })
+    }
+
     /// Notes whether tokens are missed, and counts the time without anybody who gives any.
     pub(super) fn note_missed(&mut self, now_ns: u64, missed: bool, in_hand: u64) {
         let grace_ns = self.place.grace_ns;

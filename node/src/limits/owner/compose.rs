@@ -154,6 +154,7 @@ impl Owner {
         let due = entered || self.settle_due(around) || (wanted > 0 && self.owes_bucket());
         around.held_back |= !around.may_write && (due || (wanted > 0 && next.free() > 0));
         if opened == 0 && !(due && ready) {
+            self.loss.not_entered();
             let look_ns = self.next_look(around, verdict, wanted > 0 || due, slot);
             self.look_ns = border_ns.map_or(look_ns, |at_ns| look_ns.max(at_ns));
             return None;

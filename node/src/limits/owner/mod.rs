@@ -317,6 +317,8 @@ impl Owner {
         }
         let (cells, me) = (&self.meter.cells, self.place.me);
         self.loss.over(cells, me, now_ns, hungry);
+        // What was given on credit ends here: whoever comes next is to find something.
+        let hungry = hungry || (lost && self.loss.has_credit() && !around.leaving);
         if now_ns < self.blocked_until_ns {
             self.publish_lost(around, State::empty(&self.spec, now_ns, 0));
             self.look_ns = self.blocked_until_ns;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use proto::store::Revision;
 
-use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, State, StoreLoss};
+use super::{Base, Candidate, Owner, Part, SETTLE_SLACK_NS, Source, State};
 
 /// A state that cannot be read is looked at again after this time.
 const UNREADABLE_NS: u64 = 1_000_000_000;
@@ -16,6 +16,7 @@ impl Owner {
         let Some(attempt) = self.attempt.take() else {
             return;
         };
+        self.loss.answered();
         let since_ns = attempt.composed_ns;
         self.base = match attempt.next {
             Some(state) => Base::Held {
@@ -33,8 +34,7 @@ impl Owner {
     /// `returning`, many write it at once: whoever is beaten again and again waits no longer than
     /// for a store that does not answer.
     pub fn conflicted(&mut self, seen: Option<(State, Revision)>, returning: bool, now_ns: u64) {
-        let shares = self.spec.store_loss() != StoreLoss::FailClosed;
-        let since_ns = self.loss.dry_since_ns().filter(|_| returning && shares);
+        self.loss.beaten(returning && self.shares());
         self.attempt = None;
         self.base = match seen {
             Some((state, revision)) => Base::Held {
@@ -46,9 +46,6 @@ impl Owner {
             None => Base::Absent,
         };
         self.resolve(now_ns);
-        if let Some(since_ns) = since_ns {
-            self.loss.waits_since(since_ns);
-        }
     }
 
     /// The key holds something that is not a state of ours: nothing is taken from it, nothing is
@@ -60,14 +57,13 @@ impl Owner {
 
     /// The write failed, or nobody knows: its block stays a candidate until a state is seen.
     pub fn failed(&mut self, now_ns: u64) {
-        if self.spec.store_loss() != StoreLoss::FailClosed {
-            self.loss.failed(self.place.grace_ns);
-        }
+        self.loss.failed(self.shares(), self.place.grace_ns);
         self.goes_again(now_ns);
     }
 
     /// The write was not carried out, for a reason that is none of this key's, and goes again.
     pub fn goes_again(&mut self, now_ns: u64) {
+        self.loss.goes_on(self.shares());
         self.attempt = None;
         self.look_ns = now_ns;
     }
@@ -99,7 +95,6 @@ impl Owner {
     /// What has become of blocks, read off the state that is known now.
     pub(super) fn resolve(&mut self, now_ns: u64) {
         self.answered_ns = now_ns;
-        self.loss.answered();
         let me = self.place.me;
         let held = match &self.base {
             Base::Held { state, .. } => Some(state),

@@ -97,13 +97,17 @@ fn a_store_that_comes_back_gets_no_more_than_twice_the_steady_calls_and_ten_in_a
 #[test]
 fn who_is_beaten_to_a_store_that_has_come_back_goes_on_with_its_share() {
     // Of few steady calls the next one comes after more than a grace, of many after less.
-    for (every_ms, times) in [(500, 6), (20, 12)] {
-        is_beaten(every_ms, times);
+    for every_ms in [5, 20, 100, 500, 1_000] {
+        for times in 0..=12 {
+            is_beaten(every_ms, times);
+        }
     }
 }
 
 /// Whose key was called so often before it lost the store, and that is beaten so many times then.
+/// Callers are few, and while all of them wait nobody asks anew.
 fn is_beaten(every_ms: u64, times: usize) {
+    const CALLERS: usize = 10;
     let mut node = Node::with(1, 1, 90_000);
     node.run((1, 3), every_ms);
     node.world.away = true;
@@ -112,21 +116,22 @@ fn is_beaten(every_ms: u64, times: usize) {
     let (lost, mut sent) = (node.world.lost, node.world.sent);
     let mut passed_ms = 40_000;
     for ms in 40_000..45_000 {
-        if ms % 20 == 0 {
+        if ms % 20 == 0 && node.world.waiting() < CALLERS {
             node.world.call(&node.meters[0], ms * MS);
         }
         node.world.turn(ms * MS);
         if node.world.sent > sent {
             (sent, passed_ms) = (node.world.sent, ms);
         }
-        // A caller waits for two graces.
+        // Half of the time for which a caller waits.
         let dry_ms = ms - passed_ms;
         assert!(
-            dry_ms < 600,
-            "{times} times: nobody passes from {passed_ms} ms on"
+            dry_ms < 300,
+            "called every {every_ms} ms, beaten {times} times: nobody passes from {passed_ms} ms on"
         );
     }
-    assert_eq!(node.world.beaten, 0, "it went to the store as often");
+    let went = times - node.world.beaten;
+    assert!(went >= times.min(6), "it went to the store {went} times");
     assert_eq!(node.world.lost, lost);
 }
 

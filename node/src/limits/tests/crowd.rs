@@ -95,9 +95,22 @@ impl World {
         self.lost += u64::from(refusal.cause == Cause::StoreLost);
     }
 
-    /// Takes what has come, and lets the broker do what is due.
+    /// How many callers wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes what has come, and lets the broker do what is due. Who waits looks again when it is
+    /// told to, and not before.
     pub(super) fn turn(&mut self, now_ns: u64) {
         self.clock.0.store(now_ns, Ordering::Relaxed);
+        let meters: Vec<Arc<Meter>> = self.waiting.iter().map(|w| Arc::clone(w.meter())).collect();
+        let told = meters.iter().map(|meter| {
+            let mut told = Box::pin(meter.answered.notified());
+            told.as_mut().enable();
+            told
+        });
+        let told: Vec<_> = told.collect();
         while self
             .answers
             .front()
@@ -107,13 +120,22 @@ impl World {
                 self.broker.answer(id, outcome, now_ns);
             }
         }
-        for waiting in std::mem::take(&mut self.waiting) {
+        self.let_act(now_ns);
+        for (waiting, mut told) in std::mem::take(&mut self.waiting).into_iter().zip(told) {
+            if !told.as_mut().enable() {
+                self.waiting.push(waiting);
+                continue;
+            }
             match waiting.poll_now(now_ns) {
                 Some(Ok(token)) => self.passed(token, now_ns),
                 Some(Err(refusal)) => self.refused(&refusal),
                 None => self.waiting.push(waiting),
             }
         }
+    }
+
+    /// Makes the calls to the store that are due.
+    fn let_act(&mut self, now_ns: u64) {
         for Call { id, txn } in self.broker.turn(self.clock.moment()) {
             if self.beaten > 0 && !self.away && !txn.ops.is_empty() {
                 self.beaten -= 1;
