@@ -152,7 +152,7 @@ pub fn refused(refusal: &Refusal) -> EarlyEnd {
         Cause::StoreLost => (
             Code::LimitUnavailable,
             format!(
-                "the state of {} cannot be reached and it fails closed; try again",
+                "the state of {} cannot be reached and it gives nothing meanwhile; try again",
                 named(&refusal.status.id, &refusal.status.name)
             ),
         ),

@@ -99,7 +99,6 @@ impl Node {
         } = begun;
         let (stop, stopping) = oneshot::channel();
         let followed = (worlds.clone(), health.clone());
-        let copying = background.spawn(kept::run(kept, store.clone(), followed, stopping));
         let parts = DataPlaneParts {
             keyring: self.keyring.clone(),
             store: store.clone(),
@@ -109,6 +108,8 @@ impl Node {
             footing,
         };
         let plane = DataPlane::start(&settings, parts, background)?;
+        // Not before: what it takes from the machine would let callers wait longer.
+        let copying = background.spawn(kept::run(kept, store.clone(), followed, stopping));
         super::look_for_default_org(&settings, &plane.applied.borrow());
         let metrics = super::metrics(&settings, Some(plane.metrics()), None, &health);
         let told = super::export_metrics(&settings, &metrics)?;

@@ -179,13 +179,20 @@ impl Loss {
         }
     }
 
-    /// What may still be given on credit: `seen` is the state as last seen, moved to `now_ns`,
-    /// with our spends entered and `uncertain` more tokens that may be open in the store. What a
-    /// new credit begins with gets `id`.
-    pub fn free(&mut self, seen: &State, uncertain: u64, nodes: u64, id: u64, now_ns: u64) -> u64 {
+    /// This node's share, with what it has given of it: `seen` is the state as last seen, moved to
+    /// `now_ns`, with our spends entered and `uncertain` more tokens that may be open in the store.
+    /// What a new credit begins with gets `id`. `None`: it may owe no more.
+    pub fn share(
+        &mut self,
+        seen: &State,
+        uncertain: u64,
+        nodes: u64,
+        id: u64,
+        now_ns: u64,
+    ) -> Option<State> {
         if self.credits.last().is_none_or(Credit::is_sealed) {
             if self.credits.len() >= CREDITS_MAX {
-                return 0;
+                return None;
             }
             self.credits.push(Credit::new(seen, id, now_ns));
         }
@@ -193,7 +200,7 @@ impl Loss {
         for credit in &self.credits {
             // A limit that came with a newer configuration has no credit state yet.
             if credit.state.limits.len() < seen.limits.len() {
-                return 0;
+                return None;
             }
             share.merge_charges(&credit.state);
             share.open.extend(credit.state.open.iter().cloned());
@@ -203,7 +210,7 @@ impl Loss {
             let used = seen.used().saturating_add(open);
             usage.limit = seen.limit.saturating_sub(used) / nodes.max(1);
         }
-        share.free()
+        Some(share)
     }
 
     /// Lets go of the credits of which nothing counts in any window any more. One whose write was

@@ -46,6 +46,11 @@ impl Addresses {
         found.map_or_else(|| self.overflow.clone(), AddressDurations)
     }
 
+    /// Another configuration is in effect.
+    pub(super) fn configured(&self) {
+        self.known.configured();
+    }
+
     pub(super) fn collect(&self, out: &mut Families) {
         let name = "http_client_request_duration_seconds";
         let family = out.histogram(name, "Duration of attempts until a target's answer began.");

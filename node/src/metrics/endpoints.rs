@@ -75,6 +75,11 @@ impl Endpoints {
         EndpointCounters(counts)
     }
 
+    /// Another configuration is in effect.
+    pub(super) fn configured(&self) {
+        self.known.configured();
+    }
+
     pub(super) fn collect(&self, out: &mut Families) {
         let known = self.known.all();
         let name = "requestrocket_endpoint_requests_total";

@@ -200,6 +200,9 @@ impl Metrics {
     pub fn configured(&self, revision: i64, at_ms: i64, waited: Duration, faults: usize) {
         let configuration = &self.shared.configuration;
         configuration.applied(revision, at_ms, waited, faults);
+        self.shared.addresses.configured();
+        self.shared.proxies.configured();
+        self.shared.endpoints.configured();
     }
 
     /// The counters of a proxy.

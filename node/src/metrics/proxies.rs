@@ -49,6 +49,11 @@ impl Proxies {
         found.map_or_else(|| self.overflow.clone(), ProxyCounters)
     }
 
+    /// Another configuration is in effect.
+    pub(super) fn configured(&self) {
+        self.known.configured();
+    }
+
     pub(super) fn collect(&self, out: &mut Families) {
         let name = "requestrocket_proxy_requests_total";
         let help = "Requests ended, by proxy and class of status.";

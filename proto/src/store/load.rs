@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::lines::{Line, parsed};
 use super::nearby::Source;
 use super::{Range, Revision, Store, StoreError};
 use crate::id::OrgId;
@@ -163,11 +164,14 @@ impl Reading<'_> {
             }
         }
         let contents = source.leaves(org, missing).await?;
-        let mut read = Vec::new();
-        for (prefix, hash, content) in contents {
+        let whole = contents.iter();
+        let whole = whole.map(|(_, _, content)| content.as_ref().map_or(&[][..], |bytes| bytes));
+        let parsed = parsed(&whole.collect::<Vec<_>>());
+        let mut read = Vec::with_capacity(contents.len());
+        for ((prefix, hash, content), lines) in contents.into_iter().zip(parsed) {
             let place = (name, prefix.as_str());
             read.push(match content {
-                Ok(content) => self.leaf(place, hash, &content, &mut objects),
+                Ok(content) => self.leaf(place, (hash, content.len()), lines, &mut objects),
                 Err(error) if self.keeps => self.lost(place, hash, &error, &mut objects),
                 Err(error) => return Err(error),
             });
@@ -183,17 +187,14 @@ impl Reading<'_> {
     fn leaf(
         &mut self,
         place: (&str, &str),
-        hash: Hash,
-        content: &[u8],
+        (hash, bytes): (Hash, usize),
+        lines: Vec<Line>,
         objects: &mut Objects,
     ) -> ReadLeaf {
         let faults_before = self.faults.len();
-        let (mut ids, mut nameless) = (Vec::new(), false);
-        for line in content
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-        {
-            match tree::parse_line(line) {
+        let (mut ids, mut nameless) = (Vec::with_capacity(lines.len()), false);
+        for line in lines {
+            match line {
                 Ok(object) => {
                     let id = object.id;
                     let same = self.old(place.0, id).filter(|old| **old == object);
@@ -218,7 +219,7 @@ impl Reading<'_> {
         }
         ReadLeaf {
             hash,
-            bytes: content.len(),
+            bytes,
             ids,
             damaged: self.faults.len() > faults_before,
         }

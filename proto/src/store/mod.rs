@@ -17,6 +17,7 @@ pub mod frozen;
 pub mod kept;
 pub mod lacking;
 pub mod limits;
+mod lines;
 pub mod load;
 pub mod nearby;
 pub mod over;

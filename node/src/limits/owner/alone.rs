@@ -12,6 +12,31 @@ const FRESH_NS: u64 = 1_000_000_000;
 /// What is said of a meter without a store holds for so long.
 const SAID_LOST_NS: u64 = 100_000_000;
 
+/// What a node gives of its share.
+enum OnCredit {
+    /// A part of it.
+    Given,
+    /// There is one, of which the next token comes in this time.
+    UsedUp { in_ns: u64 },
+    /// It has none, or cannot know what it is.
+    Nothing,
+}
+
+/// Of a share that has no token left, of a state as it was seen last.
+fn used_up(seen: &State, share: &State, unix_ns: u64) -> OnCredit {
+    let has_none = share.limits.iter().any(|usage| usage.limit == 0);
+    match has_none {
+        // Nothing was left for anybody; what it was of comes back by and by.
+        true if seen.free() == 0 => OnCredit::UsedUp {
+            in_ns: seen.free_in(1, unix_ns).0,
+        },
+        true => OnCredit::Nothing,
+        false => OnCredit::UsedUp {
+            in_ns: share.free_in(1, unix_ns).0,
+        },
+    }
+}
+
 impl Owner {
     /// Whether nothing has been heard yet of what the store holds of the key.
     pub fn is_unread(&self) -> bool {
@@ -66,8 +91,12 @@ impl Owner {
             let local = loss == StoreLoss::LocalShare && !around.leaving;
             if loss == StoreLoss::FailOpen && !around.leaving && (dry || hungry) {
                 self.publish_open(around, state);
-            } else if dry && !(local && self.give_credit(around, &state)) {
-                self.publish_lost(around, state);
+            } else if dry {
+                match local.then(|| self.give_credit(around, &state)) {
+                    Some(OnCredit::Given) => {}
+                    Some(OnCredit::UsedUp { in_ns }) => self.publish_used_up(around, state, in_ns),
+                    Some(OnCredit::Nothing) | None => self.publish_lost(around, state),
+                }
             }
             if self.meter.waiting.load(Ordering::Relaxed) > 0 {
                 looks.push(now_ns.saturating_add(SAID_LOST_NS));
@@ -81,14 +110,14 @@ impl Owner {
         self.look_ns = earliest.max(now_ns.saturating_add(LOOK_MIN_NS));
     }
 
-    /// Gives a part on credit; false when the share is used up or the view is not fresh.
-    fn give_credit(&mut self, around: &mut Around<'_>, state: &State) -> bool {
+    /// Gives a part on credit.
+    fn give_credit(&mut self, around: &mut Around<'_>, state: &State) -> OnCredit {
         let now_ns = around.now.boot_ns;
         // Alone, nobody else can have used anything since; else the view must be a fresh one.
         let seen_ns = self.answered_ns;
         let fresh = around.nodes <= 1 || seen_ns.saturating_add(FRESH_NS) >= around.contact_ns;
         let (true, Some(cell)) = (seen_ns > 0 && fresh, self.free_cell()) else {
-            return false;
+            return OnCredit::Nothing;
         };
         let me = self.place.me;
         self.loss.pass(now_ns, around.now.unix_s(), me);
@@ -98,15 +127,21 @@ impl Owner {
             .map(|candidate| candidate.amount)
             .sum();
         let nodes = around.nodes;
-        let free = self
+        let share = self
             .loss
-            .free(state, uncertain, nodes, around.next_id, now_ns);
+            .share(state, uncertain, nodes, around.next_id, now_ns);
         around.next_id += 1;
+        let Some(share) = share else {
+            return OnCredit::Nothing;
+        };
         let waiting = self.meter.waiting.load(Ordering::Relaxed);
-        let amount = self.wanted(true, waiting, 1, now_ns).min(free);
+        let amount = self.wanted(true, waiting, 1, now_ns).min(share.free());
         let life_ns = life_now_ns(&self.spec, around.now, self.place.max_skew_ns, 1);
-        if amount == 0 || life_ns == 0 {
-            return false;
+        if amount == 0 {
+            return used_up(state, &share, around.now.unix_ns);
+        }
+        if life_ns == 0 {
+            return OnCredit::Nothing;
         }
         let block = Candidate {
             amount,
@@ -119,7 +154,7 @@ impl Owner {
         self.publish(state, around, Verdict::Ask, Mode::LocalShare);
         self.point(now_ns);
         self.meter.answered.notify_waiters();
-        true
+        OnCredit::Given
     }
 
     /// What was given on credit is forgotten when its windows have passed, and not before. That the
@@ -136,6 +171,16 @@ impl Owner {
     fn publish_open(&self, around: &Around<'_>, state: State) {
         let until_ns = around.now.boot_ns.saturating_add(SAID_LOST_NS);
         self.publish(&state, around, Verdict::Pass { until_ns }, Mode::Open);
+    }
+
+    /// The limit is used up as far as this node may give of it: that is no fault of the store.
+    fn publish_used_up(&self, around: &Around<'_>, state: State, in_ns: u64) {
+        let wait_ns = in_ns.clamp(LOOK_MIN_NS, SAID_LOST_NS);
+        let verdict = Verdict::Refuse {
+            until_ns: around.now.boot_ns.saturating_add(wait_ns),
+            cause: Cause::Empty,
+        };
+        self.publish(&state, around, verdict, Mode::LocalShare);
     }
 
     pub(super) fn publish_lost(&mut self, around: &Around<'_>, state: State) {

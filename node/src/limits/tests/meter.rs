@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proto::meter::{Estimate, Limit, MeterSpec, StoreLoss, Window};
 use proto::store::{StoreError, TxnOutcome};
@@ -169,6 +170,30 @@ fn without_the_store_a_node_gives_its_share_after_the_grace() {
 fn told(node: &Node) -> (u64, Option<Mode>) {
     let alone = node.meter.shared.stats.alone.load(Ordering::Relaxed);
     (alone, node.meter.passes_by())
+}
+
+/// What is used up of a share is no fault of the store; who has no share cannot give anything.
+#[test]
+fn a_share_that_is_used_up_refuses_as_a_limit_does_and_no_share_as_a_store_that_is_gone() {
+    for (nodes, cause) in [(2, Cause::Empty), (1_000, Cause::StoreLost)] {
+        let mut node = Node::new(nodes, 60, StoreLoss::LocalShare);
+        let waiting = node.wait();
+        node.serve();
+        drop(waiting);
+        let mut passed = 0;
+        let refusal = loop {
+            node.lose_store(20);
+            match node.meter.draw(0, node.now_ns) {
+                Draw::Drawn(token) => passed += u32::from(token.send(node.now_ns).is_ok()),
+                Draw::Wait(waiting) => drop(waiting),
+                Draw::Refused(refusal) => break refusal,
+            }
+            assert!(passed <= 60, "more than the limit");
+        };
+        assert_eq!(refusal.cause, cause, "{nodes} nodes, {passed} passed");
+        assert!(refusal.retry_after > Duration::ZERO);
+        assert_eq!(passed > 20, nodes == 2, "{passed} of a share of {nodes}");
+    }
 }
 
 #[test]

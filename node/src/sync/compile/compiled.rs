@@ -9,7 +9,10 @@ use proto::proxy::Proxy;
 use proto::regions;
 use proto::store::follow::OrgState;
 use proto::store::load::Fault;
+use proto::tree::OrgConfig;
 
+use super::hanging::Hanging;
+use super::touched::Touched;
 use crate::snapshot::CompiledProxy;
 
 /// One organisation, compiled.
@@ -22,9 +25,49 @@ pub(super) struct Compiled {
     pub(super) faults: Vec<Fault>,
     /// Those that a fault concerns; they are tried each time.
     pub(super) faulty: BTreeSet<ProxyId>,
+    /// What hangs on what in `state`.
+    pub(super) hanging: Hanging,
 }
 
 impl Compiled {
+    /// Nothing yet of an organisation that is to be compiled.
+    pub(super) fn nothing(slug: &str, state: &Arc<OrgState>) -> Self {
+        Self {
+            state: Arc::clone(state),
+            slug: slug.into(),
+            version: Arc::default(),
+            proxies: BTreeMap::new(),
+            faults: Vec::new(),
+            faulty: BTreeSet::new(),
+            hanging: Hanging::of(&state.config.objects),
+        }
+    }
+
+    /// The proxies of another version that are not what they were: of what was `touched`, or all
+    /// where that is not known, and those that are made of the gateways where these have `moved`.
+    pub(super) fn due<'s>(
+        &self,
+        config: &'s OrgConfig,
+        touched: Option<&Touched>,
+        (moved, own_region): (bool, &str),
+    ) -> Vec<(ProxyId, &'s Proxy)> {
+        if let Some(touched) = touched.filter(|touched| !touched.is_shared() && !moved) {
+            let known = self.faulty.iter().copied();
+            let ids: BTreeSet<ProxyId> = known.chain(touched.proxies()).collect();
+            let found = ids.into_iter();
+            return found
+                .filter_map(|id| Some((id, config.proxy(id)?)))
+                .collect();
+        }
+        let is_due = |(id, proxy): &(ProxyId, &Proxy)| {
+            // What is served elsewhere is made of the gateways.
+            let led = || moved && !proxy.is_served_in(own_region);
+            let is_touched = |touched: &Touched| touched.touches(*id, proxy) || led();
+            touched.is_none_or(|touched| self.faulty.contains(id) || is_touched(touched))
+        };
+        config.objects.proxies().filter(is_due).collect()
+    }
+
     /// Its forms, each with the slug.
     pub(super) fn forms(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<CompiledProxy>)> + Clone {
         self.proxies.values().map(|form| (&self.slug, form))

@@ -7,6 +7,7 @@
 mod compiled;
 mod credentials;
 mod elsewhere;
+mod hanging;
 mod meters;
 mod naming;
 mod pinned;
@@ -16,7 +17,7 @@ mod targets;
 pub mod tests;
 mod touched;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -178,24 +179,11 @@ impl Compiler {
         }
         let between = |before: &Compiled| Touched::between(&before.state, state);
         let touched = before.as_ref().and_then(between);
-        let mut now = before.unwrap_or_else(|| Compiled {
-            state: Arc::clone(state),
-            slug: slug.into(),
-            version: Arc::default(),
-            proxies: BTreeMap::new(),
-            faults: Vec::new(),
-            faulty: BTreeSet::new(),
-        });
+        let mut now = before.unwrap_or_else(|| Compiled::nothing(slug, state));
         let objects = &state.config.objects;
-        let own_region = &self.parts.keyring.region;
-        let is_due = |(id, proxy): &(ProxyId, &Proxy)| {
-            // What is served elsewhere is made of the gateways.
-            let led = || moved && !proxy.is_served_in(own_region);
-            let is_touched = |touched: &Touched| touched.touches(*id, proxy) || led();
-            let touched = touched.as_ref();
-            touched.is_none_or(|touched| now.faulty.contains(id) || is_touched(touched))
-        };
-        let due: Vec<(ProxyId, &Proxy)> = objects.proxies().filter(is_due).collect();
+        now.hanging.follow(&now.state.config.objects, objects);
+        let places = (moved, &*self.parts.keyring.region);
+        let due = now.due(&state.config, touched.as_ref(), places);
         let is_gone = |id: &ProxyId| !objects.contains_key(&ObjectId::Proxy(*id));
         let gone: Vec<ProxyId> = match &touched {
             Some(touched) => touched.proxies().filter(is_gone).collect(),
@@ -225,6 +213,7 @@ impl Compiler {
         let mut scope = OrgCompiler {
             policies: Policies::of(
                 state,
+                &now.hanging,
                 &wanted.chain([org]).collect(),
                 &self.parts.keyring.digest_key,
             ),

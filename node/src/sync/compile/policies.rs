@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use proto::filter::{CompiledFilter, Direction, MaskKey};
 use proto::meter::Meter;
-use proto::object::{Body, Object, ObjectId};
+use proto::object::{Body, ObjectId};
 use proto::rule::Rule;
 use proto::seal::{DigestKey, Purpose};
 use proto::store::follow::OrgState;
 
+use super::hanging::Hanging;
 use super::joined;
 use super::meters::over_homes;
 
@@ -24,21 +25,18 @@ pub(super) struct Policies {
 }
 
 impl Policies {
-    /// Those of an organisation that hang on `scopes`.
-    pub(super) fn of(state: &OrgState, scopes: &HashSet<ObjectId>, digest_key: &DigestKey) -> Self {
+    /// Those of an organisation that hang on `scopes`, of all that is `hanging`.
+    pub(super) fn of(
+        state: &OrgState,
+        hanging: &Hanging,
+        scopes: &HashSet<ObjectId>,
+        digest_key: &DigestKey,
+    ) -> Self {
         let org = state.config.org.to_string();
         let key = MaskKey::from_bytes(digest_key.digest(Purpose::Masks, org.as_bytes()));
         let mut policies = Self::default();
-        let hangs = |object: &Object| {
-            let parent = object.body.parent();
-            parent.is_some_and(|parent| scopes.contains(&parent))
-        };
-        for (_, object) in state
-            .config
-            .objects
-            .attached()
-            .filter(|(_, object)| hangs(object))
-        {
+        let ids = scopes.iter().flat_map(|scope| hanging.on(scope));
+        for object in ids.filter_map(|id| state.config.objects.get(id)) {
             match &object.body {
                 Body::Rule(rule) => {
                     let mut spec = rule.spec.clone();

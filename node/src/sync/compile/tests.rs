@@ -10,6 +10,7 @@ use proto::tree::{Change, Context, Operation, OrgConfig, SecretChange, apply};
 use proto::version::Epoch;
 use serde_json::{Value, json};
 
+use super::hanging::Hanging;
 use super::*;
 
 use crate::config::DialGuardSettings;
@@ -145,7 +146,9 @@ impl Bench {
         let org = self.config.org;
         let compiled = self.compile(self.config.clone());
         assert!(compiled.faults.is_empty(), "{:?}", compiled.faults);
-        let forms = &self.compiler.before[&org].proxies;
+        let now = &self.compiler.before[&org];
+        assert_eq!(now.hanging, Hanging::of(&self.config.objects));
+        let forms = &now.proxies;
         // Each answers to what it is called now, and nothing else is known.
         let mut names = 0;
         for form in forms.values() {
@@ -302,6 +305,25 @@ async fn a_change_compiles_what_it_touches_and_nothing_else() {
                 Body::Target(parsed(json!({"base_url": "https://h3.example"}))),
             )],
             [false, false],
+        ),
+        (
+            "a proxy that goes to a new target",
+            vec![
+                create(
+                    target(4),
+                    Body::Target(parsed(json!({"base_url": "https://h4.example"}))),
+                ),
+                update(proxy(2), |body| match body {
+                    Body::Proxy(proxy) => proxy.target_id = TargetId::from_bits(4),
+                    _ => panic!("it has no target"),
+                }),
+            ],
+            [false, true],
+        ),
+        (
+            "a target that one was new of",
+            vec![update(target(4), rename("e"))],
+            [false, true],
         ),
     ] {
         let after = bench.publish(operations);

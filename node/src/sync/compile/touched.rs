@@ -10,7 +10,11 @@ use proto::proxy::Proxy;
 use proto::store::follow::OrgState;
 
 /// Objects that changed, or that something hangs on that changed.
-pub(super) struct Touched(HashSet<ObjectId>);
+pub(super) struct Touched {
+    all: HashSet<ObjectId>,
+    /// Whether one of them may be what proxies are made of that are not among them.
+    is_shared: bool,
+}
 
 impl Touched {
     /// What differs; `None` when it may concern every proxy.
@@ -44,12 +48,26 @@ impl Touched {
             let facts = differing(&old.retired, &new.retired, PartialEq::eq);
             touched.extend(facts.into_iter().map(|(id, _)| ObjectId::Credential(*id)));
         }
-        Some(Self(touched))
+        // Whoever names what is new is new as well, or could not be compiled before.
+        let was_shared = |id: &ObjectId| {
+            matches!(id, ObjectId::Target(_) | ObjectId::Credential(_))
+                && old.config.objects.contains_key(id)
+        };
+        let is_shared = touched.iter().any(was_shared);
+        Some(Self {
+            all: touched,
+            is_shared,
+        })
+    }
+
+    /// Whether it concerns proxies that are not among it: each is to be looked at.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// The proxies among it.
     pub(super) fn proxies(&self) -> impl Iterator<Item = ProxyId> {
-        self.0.iter().filter_map(|id| match id {
+        self.all.iter().filter_map(|id| match id {
             ObjectId::Proxy(id) => Some(*id),
             _ => None,
         })
@@ -57,7 +75,7 @@ impl Touched {
 
     /// Whether a proxy, or anything that it is made of, is among it.
     pub(super) fn touches(&self, id: ProxyId, proxy: &Proxy) -> bool {
-        !self.0.is_empty() && scopes(id, proxy).any(|scope| self.0.contains(&scope))
+        !self.all.is_empty() && scopes(id, proxy).any(|scope| self.all.contains(&scope))
     }
 }
 
