@@ -318,8 +318,7 @@ impl Broker {
             self.budget.hold_back();
             self.ramp.hold_back(now.boot_ns);
             let ready_ns = ready_ns.max(self.ramp.ready_ns(now.boot_ns));
-            let look_ns = owner.look_ns().max(ready_ns);
-            owner.set_look_ns(look_ns.min(owner.grace_over_ns(now.boot_ns)));
+            owner.put_off(ready_ns, now.boot_ns);
         }
         self.next_id = around.next_id;
         let (out, key) = (around.out, owner.meter().store_key.clone());

@@ -58,9 +58,15 @@ impl Owner {
         self.spec.store_loss() != StoreLoss::FailClosed
     }
 
+    /// Is not looked at before an instant, unless somebody has waited for the whole grace by then.
+    pub fn put_off(&mut self, ready_ns: u64, now_ns: u64) {
+        let look_ns = self.look_ns.max(ready_ns);
+        self.look_ns = look_ns.min(self.grace_over_ns(now_ns));
+    }
+
     /// When whoever waits has waited for the whole grace and goes on with what the meter gives
     /// without the store; `u64::MAX` where nobody waits, that is so already, or it gives nothing.
-    pub fn grace_over_ns(&self, now_ns: u64) -> u64 {
+    fn grace_over_ns(&self, now_ns: u64) -> u64 {
         let waits = self.shares() && !self.loss.is_lost();
         let since_ns = self.loss.dry_since_ns().filter(|_| waits);
         since_ns.map_or(u64::MAX, |since_ns| {
