@@ -102,21 +102,21 @@ impl Loss {
 
     /// A write failed, of which nobody knows whether it was carried out. Where the meter `shares`
     /// without the store, callers do not wait longer than one grace and a half, however often the
-    /// store seems to be back meanwhile, and not again where it was lost before.
+    /// store seems to be back meanwhile.
     pub fn failed(&mut self, shares: bool, grace_ns: u64) {
         for credit in &mut self.credits {
             if credit.entry == Entry::Sent {
                 credit.entry = Entry::Unknown;
             }
         }
-        self.goes_on(shares);
         if shares {
             let by_ns = |since_ns: u64| since_ns.saturating_add(grace_ns / 2);
             self.begins_by_ns = self.begins_by_ns.or(self.dry_since_ns.map(by_ns));
         }
     }
 
-    /// Its turn is over and has brought nothing: a meter that `shares` goes on as before it.
+    /// Its turn is over and has brought nothing: a meter that `shares` goes on as before it, and
+    /// where it was lost then, nobody waits for a grace again.
     pub fn goes_on(&mut self, shares: bool) {
         self.not_entered();
         if shares {

@@ -61,18 +61,17 @@ impl Owner {
     /// Is not looked at before an instant, unless somebody has waited for the whole grace by then.
     pub fn put_off(&mut self, ready_ns: u64, now_ns: u64) {
         let look_ns = self.look_ns.max(ready_ns);
-        self.look_ns = look_ns.min(self.grace_over_ns(now_ns));
+        // Who has nothing to give, or gives it already, has no reason to look.
+        let gives = self.shares() && !self.loss.is_lost();
+        let over_ns = self.grace_over_ns().filter(|_| gives);
+        let over_ns = over_ns.map(|at_ns| at_ns.max(now_ns.saturating_add(LOOK_MIN_NS)));
+        self.look_ns = look_ns.min(over_ns.unwrap_or(u64::MAX));
     }
 
-    /// When whoever waits has waited for the whole grace and goes on with what the meter gives
-    /// without the store; `u64::MAX` where nobody waits, that is so already, or it gives nothing.
-    fn grace_over_ns(&self, now_ns: u64) -> u64 {
-        let waits = self.shares() && !self.loss.is_lost();
-        let since_ns = self.loss.dry_since_ns().filter(|_| waits);
-        since_ns.map_or(u64::MAX, |since_ns| {
-            let over_ns = since_ns.saturating_add(self.place.grace_ns);
-            over_ns.max(now_ns.saturating_add(LOOK_MIN_NS))
-        })
+    /// When whoever waits has waited for the whole grace; `None` where nobody waits.
+    pub(super) fn grace_over_ns(&self) -> Option<u64> {
+        let since_ns = self.loss.dry_since_ns()?;
+        Some(since_ns.saturating_add(self.place.grace_ns))
     }
 
     /// Notes whether tokens are missed, and counts the time without anybody who gives any.
@@ -108,8 +107,8 @@ impl Owner {
                 looks.push(now_ns.saturating_add(SAID_LOST_NS));
             }
             looks.extend(self.live_end_ns());
-        } else if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
-            looks.push(since_ns.saturating_add(self.place.grace_ns));
+        } else if let (true, Some(over_ns)) = (hungry, self.grace_over_ns()) {
+            looks.push(over_ns);
             looks.push(now_ns.saturating_add(LATE_NS));
         }
         let earliest = looks.into_iter().min().unwrap_or(u64::MAX);

@@ -366,9 +366,7 @@ impl Owner {
         if wanted && self.borrowing.ask.is_none() {
             looks.push(self.borrowing.refused_until_ns);
         }
-        if let (true, Some(since_ns)) = (hungry, self.loss.dry_since_ns()) {
-            looks.push(since_ns.saturating_add(self.place.grace_ns));
-        }
+        looks.extend(self.grace_over_ns().filter(|_| hungry));
         if self.borrowing.seen.is_some() {
             let idle_ns = self
                 .used_ns

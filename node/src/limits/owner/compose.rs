@@ -169,11 +169,11 @@ impl Owner {
             .live_end_ns()
             .unwrap_or(u64::MAX)
             .max(now_ns + LOOK_MIN_NS);
-        if let Some(since_ns) = self.loss.dry_since_ns() {
-            let grace_over_ns = since_ns.saturating_add(self.place.grace_ns);
-            self.look_ns = self.look_ns.min(grace_over_ns.max(now_ns + LOOK_MIN_NS));
+        let over_ns = self.grace_over_ns();
+        if let Some(over_ns) = over_ns {
+            self.look_ns = self.look_ns.min(over_ns.max(now_ns + LOOK_MIN_NS));
         }
-        if self.loss.dry_since_ns().is_some() || self.lending.wanted() > 0 {
+        if over_ns.is_some() || self.lending.wanted() > 0 {
             self.look_ns = self.look_ns.min(now_ns.saturating_add(LATE_NS));
         }
         self.attempt = Some(Attempt {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use proto::object::{Object, ObjectId};
-use proto::tree::Objects;
+use proto::tree::{Differing, Objects};
 
 /// The ids of what hangs on each object, in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,14 +20,14 @@ impl Hanging {
         hanging
     }
 
-    /// Goes on from one version to another.
-    pub(super) fn follow(&mut self, old: &Objects, new: &Objects) {
-        for (id, [before, after]) in old.differing(new) {
+    /// Goes on to another version by what differs.
+    pub(super) fn follow(&mut self, differing: &[Differing<'_>]) {
+        for (id, [before, after]) in differing {
             if let Some(before) = before {
-                self.take(id, before);
+                self.take(*id, before);
             }
             if let Some(after) = after {
-                self.put(id, after);
+                self.put(*id, after);
             }
         }
     }

@@ -177,11 +177,16 @@ impl Compiler {
                 .map(|(slug, form)| (slug.clone(), form.clone()));
             replaced.gone.extend(forms);
         }
-        let between = |before: &Compiled| Touched::between(&before.state, state);
-        let touched = before.as_ref().and_then(between);
-        let mut now = before.unwrap_or_else(|| Compiled::nothing(slug, state));
         let objects = &state.config.objects;
-        now.hanging.follow(&now.state.config.objects, objects);
+        let old = before.as_ref().map(|before| Arc::clone(&before.state));
+        let differing = old
+            .as_ref()
+            .map(|old| old.config.objects.differing(objects));
+        let differing = differing.unwrap_or_default();
+        let touched = old.as_ref();
+        let touched = touched.and_then(|old| Touched::between((old, state), &differing));
+        let mut now = before.unwrap_or_else(|| Compiled::nothing(slug, state));
+        now.hanging.follow(&differing);
         let places = (moved, &*self.parts.keyring.region);
         let due = now.due(&state.config, touched.as_ref(), places);
         let is_gone = |id: &ProxyId| !objects.contains_key(&ObjectId::Proxy(*id));

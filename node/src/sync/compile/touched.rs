@@ -8,6 +8,7 @@ use proto::id::ProxyId;
 use proto::object::{Body, ObjectId};
 use proto::proxy::Proxy;
 use proto::store::follow::OrgState;
+use proto::tree::Differing;
 
 /// Objects that changed, or that something hangs on that changed.
 pub(super) struct Touched {
@@ -17,13 +18,17 @@ pub(super) struct Touched {
 }
 
 impl Touched {
-    /// What differs; `None` when it may concern every proxy.
-    pub(super) fn between(old: &OrgState, new: &OrgState) -> Option<Self> {
+    /// What differs between two states, whose objects are `differing`; `None` when it may concern
+    /// every proxy.
+    pub(super) fn between(
+        (old, new): (&OrgState, &OrgState),
+        objects: &[Differing<'_>],
+    ) -> Option<Self> {
         let mut touched = HashSet::new();
-        for (id, forms) in old.config.objects.differing(&new.config.objects) {
-            for object in forms.into_iter().flatten() {
+        for (id, forms) in objects {
+            for object in forms.iter().flatten() {
                 touched.insert(match &object.body {
-                    Body::Target(_) | Body::Credential(_) | Body::Proxy(_) => id,
+                    Body::Target(_) | Body::Credential(_) | Body::Proxy(_) => *id,
                     Body::Rule(_) | Body::Filter(_) | Body::Meter(_) => {
                         match object.body.parent()? {
                             // It counts the requests of all proxies.
