@@ -3,7 +3,7 @@
 //! address as they are.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -190,7 +190,10 @@ impl Drop for Admitted {
 
 /// The breakers in use, found again when a new version is compiled.
 #[derive(Debug, Default)]
-pub struct Breakers(HashMap<(OrgId, TargetId, Box<str>), Known>);
+pub struct Breakers(Mutex<ByAddress>);
+
+/// By the address of a target.
+type ByAddress = HashMap<(OrgId, TargetId, Box<str>), Known>;
 
 #[derive(Debug)]
 struct Known {
@@ -202,13 +205,14 @@ impl Breakers {
     /// The breaker of a target's address. What it has seen goes on where its settings are as
     /// before.
     pub fn of(
-        &mut self,
+        &self,
         (org, id): (OrgId, TargetId),
         address: &str,
         settings: &BreakerSettings,
     ) -> Arc<TargetBreaker> {
         let key = (org, id, Box::from(address));
-        if let Some(known) = self.0.get(&key)
+        let mut all = self.all();
+        if let Some(known) = all.get(&key)
             && known.settings == *settings
             && let Some(breaker) = known.breaker.upgrade()
         {
@@ -219,13 +223,19 @@ impl Breakers {
             settings: settings.clone(),
             breaker: Arc::downgrade(&breaker),
         };
-        self.0.insert(key, known);
+        all.insert(key, known);
         breaker
     }
 
     /// Forgets the breakers that no compiled target has any more.
-    pub fn tidy(&mut self) {
-        self.0.retain(|_, known| known.breaker.strong_count() > 0);
+    pub fn tidy(&self) {
+        self.all()
+            .retain(|_, known| known.breaker.strong_count() > 0);
+    }
+
+    /// Held while one is looked up: proxies are compiled side by side.
+    fn all(&self) -> MutexGuard<'_, ByAddress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,7 +257,7 @@ mod tests {
 
     #[test]
     fn failures_open_it_and_it_says_when_to_come_back() {
-        let mut breakers = Breakers::default();
+        let breakers = Breakers::default();
         let json = serde_json::json!({"consecutive_failures": 2, "open_ms": 3_600_000});
         let breaker = breakers.of(ID, "https://a.example", &settings(json));
         for status in [500, 501, 503] {
@@ -265,7 +275,7 @@ mod tests {
     /// Whose fault a failure is, and whether it opens a breaker, are one answer.
     #[test]
     fn only_what_is_a_targets_fault_counts() {
-        let mut breakers = Breakers::default();
+        let breakers = Breakers::default();
         let one = settings(serde_json::json!({"consecutive_failures": 1}));
         for (at, kind) in [
             FailureKind::Held,
@@ -300,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_goes_on_over_versions_that_leave_it_as_it_is() {
-        let mut breakers = Breakers::default();
+        let breakers = Breakers::default();
         let id = ID;
         let two = settings(serde_json::json!({"consecutive_failures": 2}));
         let breaker = breakers.of(id, "https://a.example", &two);
@@ -317,12 +327,12 @@ mod tests {
         assert!(!Arc::ptr_eq(&breaker, &stricter));
         drop((breaker, same, moved, others, stricter));
         breakers.tidy();
-        assert!(breakers.0.is_empty());
+        assert!(breakers.all().is_empty());
     }
 
     #[test]
     fn what_comes_back_gets_a_rising_share() {
-        let mut breakers = Breakers::default();
+        let breakers = Breakers::default();
         let json = serde_json::json!({"consecutive_failures": 1, "open_ms": 100});
         let breaker = breakers.of(ID, "https://a.example", &settings(json));
         let slow = Duration::from_secs(10);

@@ -225,7 +225,7 @@ mod tests {
         let settings: BreakerSettings =
             serde_json::from_str(r#"{"consecutive_failures": 1, "open_ms": 3600000}"#).unwrap();
         let id = (OrgId::from_bits(1), TargetId::from_bits(1));
-        let mut breakers = Breakers::default();
+        let breakers = Breakers::default();
         let all = distances.iter().enumerate().map(|(at, distance)| {
             let url = format!("https://h{at}.example");
             Endpoint {

@@ -206,10 +206,13 @@ impl Checked {
     }
 }
 
+/// By the address of a target.
+type ByAddress = HashMap<(OrgId, TargetId, Box<str>), Weak<Checked>>;
+
 /// The endpoints that are checked, found again when a new version is compiled.
 pub struct HealthChecks {
     upstream: UpstreamSettings,
-    known: HashMap<(OrgId, TargetId, Box<str>), Weak<Checked>>,
+    known: Mutex<ByAddress>,
     /// To the thread, which begins with the first endpoint and ends with this.
     thread: OnceLock<UnboundedSender<Weak<Checked>>>,
 }
@@ -219,25 +222,26 @@ impl HealthChecks {
     pub fn new(upstream: UpstreamSettings) -> Self {
         Self {
             upstream,
-            known: HashMap::new(),
+            known: Mutex::default(),
             thread: OnceLock::new(),
         }
     }
 
     /// Checks an endpoint for as long as what is returned is held. What is known of it goes on
     /// where its settings are as before. `None` beyond the bounds.
-    pub fn of(&mut self, parts: CheckedParts) -> Option<Arc<Checked>> {
+    pub fn of(&self, parts: CheckedParts) -> Option<Arc<Checked>> {
         let key = (parts.org, parts.target, Box::from(&*parts.address));
-        let known = self.known.get(&key).and_then(Weak::upgrade);
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&key).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.settings == parts.settings) {
             let destination = known.destination.lock();
             *destination.unwrap_or_else(PoisonError::into_inner) = Arc::new(parts.destination);
             return Some(known);
         }
-        self.known.retain(|_, known| known.strong_count() > 0);
-        let held = self.known.values().filter_map(Weak::upgrade);
+        all.retain(|_, known| known.strong_count() > 0);
+        let held = all.values().filter_map(Weak::upgrade);
         let of_org = held.filter(|known| known.org == parts.org).count();
-        if self.known.len() >= CHECKED_MAX || of_org >= CHECKED_PER_ORG_MAX {
+        if all.len() >= CHECKED_MAX || of_org >= CHECKED_PER_ORG_MAX {
             let (target, at) = (parts.target, &parts.label);
             warn!(
                 %target,
@@ -250,7 +254,7 @@ impl HealthChecks {
         let path = PathAndQuery::try_from(&*parts.settings.path).ok()?;
         let checked = Arc::new(Checked::new(parts, path));
         let weak = Arc::downgrade(&checked);
-        self.known.insert(key, weak.clone());
+        all.insert(key, weak.clone());
         let thread = self.thread.get_or_init(|| begin(self.upstream.clone()));
         if thread.send(weak).is_err() {
             warn!("the thread of health checks has ended: endpoints are used without");
@@ -445,7 +449,7 @@ mod tests {
 
     #[test]
     fn what_is_known_goes_on_with_the_same_settings_and_ends_with_its_last_holder() {
-        let mut checks = HealthChecks::new(UpstreamSettings::default());
+        let checks = HealthChecks::new(UpstreamSettings::default());
         let first = checks.of(parts(1, 1, true, settings(""))).unwrap();
         let again = checks.of(parts(1, 1, true, settings(""))).unwrap();
         assert!(Arc::ptr_eq(&first, &again));
@@ -464,7 +468,7 @@ mod tests {
     #[test]
     fn an_endpoint_is_asked_again_and_again_until_nobody_holds_it() {
         let (port, serving) = answering(vec!["500 X"; 3]);
-        let mut checks = HealthChecks::new(UpstreamSettings::default());
+        let checks = HealthChecks::new(UpstreamSettings::default());
         let check = checks.of(parts(1, port, true, settings(""))).unwrap();
         assert_eq!(serving.join().unwrap().len(), 3);
         let weak = Arc::downgrade(&check);

@@ -18,7 +18,7 @@ use crate::problem::Problem;
 pub const SLOW_START_MS_DEFAULT: u64 = 10_000;
 
 /// What happens to a request that no rule of a scope matches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// It may pass.

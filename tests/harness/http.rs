@@ -1,6 +1,7 @@
 //! HTTP/1.1 over a plain socket, as callers that a library would not let us be: every byte of a
 //! request is ours, and an answer is read as it comes.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -10,6 +11,23 @@ use serde_json::Value;
 /// Longest silence of a peer; a test that waits longer has failed. So long that a machine which has
 /// much to do besides is no reason.
 pub const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// So much of the body of the last answer is shown by a wait that was in vain.
+const SHOWN_CHARS: usize = 600;
+
+thread_local! {
+    /// The last answer to [`Request::send`] of this thread.
+    static LAST: RefCell<Option<Message>> = const { RefCell::new(None) };
+}
+
+/// The last answer that this thread got, for whoever has waited for another one.
+pub fn last_answer() -> String {
+    let last = LAST.with_borrow(Clone::clone);
+    last.map_or_else(String::new, |answer| {
+        let text: String = answer.text().chars().take(SHOWN_CHARS).collect();
+        format!("; the last answer was {} {text}", answer.start)
+    })
+}
 
 /// A message's start line, fields and body, whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -271,6 +289,9 @@ impl Request {
         let mut connection = Connection::open(host);
         connection.send(self.bytes(host));
         let answer = connection.read_to(&self.method);
-        answer.unwrap_or_else(|| panic!("{} {}: closed without answer", self.method, self.target))
+        let answer = answer
+            .unwrap_or_else(|| panic!("{} {}: closed without answer", self.method, self.target));
+        LAST.set(Some(answer.clone()));
+        answer
     }
 }

@@ -44,7 +44,11 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = found() {
             return found;
         }
-        assert!(Instant::now() < until, "waited for {what} in vain");
+        assert!(
+            Instant::now() < until,
+            "waited for {what} in vain{}",
+            http::last_answer()
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

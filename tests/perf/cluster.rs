@@ -48,6 +48,10 @@ const WATCHERS: usize = 100;
 const NODES: usize = 3;
 /// Publishers at once, and objects that each creates.
 const PUBLISHERS: usize = 20;
+/// Starts of a fresh node that are measured, of which the slowest counts.
+const STARTS: usize = 3;
+/// For so long the machine has next to nothing to do before one.
+const QUIET: Duration = Duration::from_millis(500);
 
 fn main() {
     let numbers: Vec<usize> = std::env::args()
@@ -455,17 +459,37 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied, goals: &mut G
     println!("  one change more, which finds all of them at it:");
     proxy.changes(cluster, 1, None);
 
+    let took = (0..STARTS).map(|_| fresh_node(cluster, proxy, names));
+    let most = took.max().unwrap_or_default();
+    goals.hold(
+        "a fresh node serves the large organisation, ms",
+        most.as_secs_f64() * 1e3,
+        3_000.0,
+    );
+    println!("  one change in it, three nodes:");
+    let times = proxy.changes(cluster, 50, None);
+    goals.hold(
+        "a change in it applied, since its answer, p99 ms",
+        times.after,
+        50.0,
+    );
+}
+
+/// Starts a node with nothing on disk once the others have done what the version before made them
+/// do; gives how long it took until it served.
+fn fresh_node(cluster: &Cluster, proxy: &Proxied, objects: usize) -> Duration {
     let config = std::fs::read_to_string(cluster.dir.path().join("node-1.toml")).expect("a file");
-    let fresh = cluster.dir.path().join("fresh.toml");
-    let lines = config
-        .lines()
-        .map(|line| match line.starts_with("listen = ") {
-            true => "listen = \"127.0.0.1:0\"".to_owned(),
-            false => line.replace("node-1\"", "fresh\""),
-        });
+    let dir = tempfile::tempdir().expect("a folder");
+    let fresh = dir.path().join("fresh.toml");
+    let data = format!("data_dir = {:?}", dir.path().join("data"));
+    let lines = config.lines().map(|line| match line.split(" = ").next() {
+        Some("listen") => "listen = \"127.0.0.1:0\"".to_owned(),
+        Some("data_dir") => data.clone(),
+        _ => line.replace("node-1\"", "fresh\""),
+    });
     let config: Vec<String> = lines.collect();
-    let config = config.join("\n");
-    std::fs::write(&fresh, config).expect("a file");
+    std::fs::write(&fresh, config.join("\n")).expect("a file");
+    wait_for("a quiet machine", || (busy(QUIET) < 0.2).then_some(()));
     let begun = Instant::now();
     let mut node = Command::new(env!("CARGO_BIN_EXE_requestrocket"))
         .args(["node", "--output", "json", "--config"])
@@ -477,23 +501,30 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied, goals: &mut G
     let ready = first_line(&mut node);
     let url = ready["gateway"].as_str().expect("a URL").to_owned();
     let served = proxy.ask(&mut Connection::open(&url), &url);
-    let took = begun.elapsed().as_secs_f64();
+    let took = begun.elapsed();
     assert_eq!(served, Some(proxy.at));
-    println!("  {names} objects served by a fresh node after {took:.2} s");
-    goals.hold(
-        "a fresh node serves the large organisation, ms",
-        took * 1e3,
-        3_000.0,
+    println!(
+        "  {objects} objects served by a fresh node after {:.2} s, in {} MiB",
+        took.as_secs_f64(),
+        resident_mib(node.id())
     );
-    println!("  its memory: {} MiB", resident_mib(node.id()));
     end(&mut node);
-    println!("  one change in it, three nodes:");
-    let times = proxy.changes(cluster, 50, None);
-    goals.hold(
-        "a change in it applied, since its answer, p99 ms",
-        times.after,
-        50.0,
-    );
+    took
+}
+
+/// How many cores are busy, on average over a while.
+fn busy(over: Duration) -> f64 {
+    let ticks = || {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let cores = stat.lines().next().unwrap_or_default().split_whitespace();
+        let ticks: Vec<f64> = cores.skip(1).filter_map(|n| n.parse().ok()).collect();
+        // All but idle, iowait, and what guests had already counted.
+        ticks.iter().take(8).sum::<f64>() - ticks.iter().skip(3).take(2).sum::<f64>()
+    };
+    let before = ticks();
+    thread::sleep(over);
+    // proc(5): in hundredths of a second.
+    (ticks() - before) / 100.0 / over.as_secs_f64()
 }
 
 async fn default_org(cluster: &Cluster) -> OrgId {

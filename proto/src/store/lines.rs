@@ -2,6 +2,7 @@
 //! node that starts with a large organisation waits for nothing else.
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::thread;
 
 use crate::object::{Object, ObjectId};
@@ -11,7 +12,7 @@ use crate::tree;
 const PART_BYTES: usize = 1 << 20;
 
 /// An object, or its id as far as it can be told and what is wrong with it.
-pub(super) type Line = Result<Object, (Option<ObjectId>, String)>;
+pub(super) type Line = Result<Arc<Object>, (Option<ObjectId>, String)>;
 
 /// The lines of these leaves, those of each in its place.
 pub(super) fn parsed(leaves: &[&[u8]]) -> Vec<Vec<Line>> {
@@ -41,7 +42,9 @@ fn in_parts(leaves: &[&[u8]], threads: usize) -> Vec<Vec<Line>> {
 fn lines(content: &[u8]) -> Vec<Line> {
     let lines = content.split(|byte| *byte == b'\n');
     let lines = lines.filter(|line| !line.is_empty());
-    lines.map(tree::parse_line).collect()
+    lines
+        .map(|line| tree::parse_line(line).map(Arc::new))
+        .collect()
 }
 
 #[cfg(test)]

@@ -197,8 +197,8 @@ impl Reading<'_> {
             match line {
                 Ok(object) => {
                     let id = object.id;
-                    let same = self.old(place.0, id).filter(|old| **old == object);
-                    let object = same.unwrap_or_else(|| Arc::new(object));
+                    let same = self.old(place.0, id).filter(|old| **old == *object);
+                    let object = same.unwrap_or(object);
                     objects.insert(id, object);
                     ids.push(id);
                 }

@@ -43,29 +43,32 @@ impl Compiled {
         }
     }
 
-    /// The proxies of another version that are not what they were: of what was `touched`, or all
-    /// where that is not known, and those that are made of the gateways where these have `moved`.
+    /// The proxies of another version, which `hanging` is of already, that are not what they were:
+    /// of what was `touched`, or all where that is not known, and those that are made of the
+    /// gateways where these have `moved`.
     pub(super) fn due<'s>(
         &self,
         config: &'s OrgConfig,
         touched: Option<&Touched>,
         (moved, own_region): (bool, &str),
     ) -> Vec<(ProxyId, &'s Proxy)> {
-        if let Some(touched) = touched.filter(|touched| !touched.is_shared() && !moved) {
-            let known = self.faulty.iter().copied();
-            let ids: BTreeSet<ProxyId> = known.chain(touched.proxies()).collect();
-            let found = ids.into_iter();
-            return found
-                .filter_map(|id| Some((id, config.proxy(id)?)))
-                .collect();
-        }
-        let is_due = |(id, proxy): &(ProxyId, &Proxy)| {
-            // What is served elsewhere is made of the gateways.
-            let led = || moved && !proxy.is_served_in(own_region);
-            let is_touched = |touched: &Touched| touched.touches(*id, proxy) || led();
-            touched.is_none_or(|touched| self.faulty.contains(id) || is_touched(touched))
+        let Some(touched) = touched else {
+            return config.objects.proxies().collect();
         };
-        config.objects.proxies().filter(is_due).collect()
+        let mut ids = self.faulty.clone();
+        ids.extend(touched.proxies());
+        // Who was made of it and is no more has changed itself.
+        ids.extend(touched.all().flat_map(|id| self.hanging.proxies(id)));
+        if moved {
+            // What is served elsewhere is made of the gateways.
+            let all = config.objects.proxies();
+            let led = all.filter(|(_, proxy)| !proxy.is_served_in(own_region));
+            ids.extend(led.map(|(id, _)| id));
+        }
+        let found = ids.into_iter();
+        found
+            .filter_map(|id| Some((id, config.proxy(id)?)))
+            .collect()
     }
 
     /// Its forms, each with the slug.

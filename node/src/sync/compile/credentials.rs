@@ -71,7 +71,7 @@ fn max_fact_age(credential: &Credential) -> Option<Duration> {
     Some(Duration::from_secs(age_s.into()))
 }
 
-impl OrgCompiler<'_> {
+impl<'a> OrgCompiler<'a> {
     pub(super) fn target_credential(
         &mut self,
         id: CredentialId,
@@ -135,7 +135,7 @@ impl OrgCompiler<'_> {
         &self,
         id: CredentialId,
         kind: CredentialKind,
-    ) -> Result<&StoredCredential, String> {
+    ) -> Result<&'a StoredCredential, String> {
         self.state
             .config
             .credential(id)

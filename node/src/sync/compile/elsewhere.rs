@@ -13,7 +13,7 @@ use proto::regions::Gateways;
 use proto::rule::RuleSet;
 use proto::target::{BaseUrl, Effect, Target};
 
-use super::{OrgCompiler, credentials, joined};
+use super::{OrgCompiler, credentials};
 use crate::elsewhere::{Elsewhere, RegionGateway};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::hygiene::fields::RequestFields;
@@ -37,8 +37,7 @@ impl OrgCompiler<'_> {
         proxy: &Proxy,
     ) -> Result<CompiledProxy, String> {
         let state = self.state;
-        let none = RuleSet::compile(&[], Effect::Allow).map_err(|problems| joined(&problems))?;
-        let none = Arc::new(none);
+        let none = self.no_rules(Effect::Allow)?;
         let mut accepted = Vec::with_capacity(proxy.proxy_credential_ids.len());
         for credential in &proxy.proxy_credential_ids {
             let whole = self.proxy_credential(*credential, id, proxy)?;

@@ -7,6 +7,8 @@
 mod compiled;
 mod credentials;
 mod elsewhere;
+mod form;
+mod forms;
 mod hanging;
 mod meters;
 mod naming;
@@ -19,24 +21,18 @@ mod touched;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::HeaderName;
-use proto::credential::AuthType;
-use proto::id::{CredentialId, OrgId, ProxyId, TargetId};
+use proto::id::{OrgId, ProxyId};
 use proto::object::ObjectId;
 use proto::policy::Policy;
-use proto::proxy::Proxy;
 use proto::regions::Gateways;
-use proto::rule::RuleSet;
 use proto::seal::Keyring;
 use proto::store::follow::{OrgState, World};
 use proto::store::load::Fault;
-use proto::target::{PropagateTrace, Timeouts};
-use proto::validation::{BodySchema, BodyValidator};
-use tracing::warn;
 
-use self::compiled::{Compiled, last_good};
+use self::compiled::Compiled;
+use self::form::{OrgCompiler, TargetWithin, header_names, joined};
+use self::forms::Due;
 use self::naming::{Naming, Replaced};
 use self::pinned::Pinned;
 use self::policies::Policies;
@@ -45,12 +41,9 @@ use super::guard::Guard;
 use crate::breakers::Breakers;
 use crate::elsewhere::gateways::KnownGateways;
 use crate::health_checks::HealthChecks;
-use crate::hygiene::fields::RequestFields;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::snapshot::{
-    CompiledProxy, CompiledTarget, End, FormVersion, Snapshot, TargetCredential,
-};
+use crate::snapshot::Snapshot;
 use crate::upstream::Hosts;
 use crate::upstream::tls::TlsCache;
 
@@ -131,20 +124,26 @@ impl Compiler {
             elsewhere::tell_unused(&world.gateways, &self.parts.keyring.region);
         }
         self.gateways = Arc::clone(&world.gateways);
-        let (mut faults, mut replaced) = (Vec::new(), Replaced::default());
+        let is_first = self.before.is_empty();
+        let mut replaced = Replaced::default();
         let mut compiled = HashMap::with_capacity(world.slugs.len());
+        let mut due = Vec::new();
         for (slug, org) in &world.slugs {
             let Some(state) = world.orgs.get(org) else {
                 continue;
             };
-            let now = match self.before.remove(org) {
+            match self.before.remove(org) {
                 Some(same) if !moved && Arc::ptr_eq(&same.state, state) && *same.slug == **slug => {
-                    same
+                    compiled.insert(*org, same);
                 }
-                before => self.org(slug, state, (before, moved), &mut replaced),
-            };
-            faults.extend(now.faults.iter().cloned());
-            compiled.insert(*org, now);
+                before => due.push(self.due(slug, state, (before, moved), &mut replaced)),
+            }
+        }
+        let made = forms::made(self, &due, is_first);
+        let own_region = &self.parts.keyring.region;
+        for (due, made) in due.into_iter().zip(made) {
+            let org = due.state.config.org;
+            compiled.insert(org, due.taking(made, own_region, &mut replaced));
         }
         let former = std::mem::replace(&mut self.before, compiled);
         for (slug, form) in former.values().flat_map(Compiled::forms) {
@@ -159,18 +158,23 @@ impl Compiler {
         self.breakers.tidy();
         let (names, former) = (self.naming.names(), self.naming.former());
         let snapshot = Snapshot::new(names, former, self.parts.keyring.digest_key.clone());
-        Outcome { snapshot, faults }
+        let in_order = world.slugs.values().filter_map(|org| self.before.get(org));
+        let faults = in_order.flat_map(|now| now.faults.iter().cloned());
+        Outcome {
+            snapshot,
+            faults: faults.collect(),
+        }
     }
 
-    /// An organisation's forms in what it is now, made of those `before`, and of the gateways,
-    /// which may have `moved`.
-    fn org(
-        &mut self,
+    /// The forms that an organisation in what it is now needs besides those `before`, which go on
+    /// without what is gone; the gateways may have `moved`.
+    fn due<'w>(
+        &self,
         slug: &str,
-        state: &Arc<OrgState>,
+        state: &'w Arc<OrgState>,
         (mut before, moved): (Option<Compiled>, bool),
         replaced: &mut Replaced,
-    ) -> Compiled {
+    ) -> Due<'w> {
         if let Some(renamed) = before.take_if(|before| *before.slug != *slug) {
             let forms = renamed
                 .forms()
@@ -188,7 +192,7 @@ impl Compiler {
         let mut now = before.unwrap_or_else(|| Compiled::nothing(slug, state));
         now.hanging.follow(&differing);
         let places = (moved, &*self.parts.keyring.region);
-        let due = now.due(&state.config, touched.as_ref(), places);
+        let proxies = now.due(&state.config, touched.as_ref(), places);
         let is_gone = |id: &ProxyId| !objects.contains_key(&ObjectId::Proxy(*id));
         let gone: Vec<ProxyId> = match &touched {
             Some(touched) => touched.proxies().filter(is_gone).collect(),
@@ -198,193 +202,15 @@ impl Compiler {
             form.version.ends();
             replaced.gone.push((now.slug.clone(), form));
         }
-        self.forms(state, &mut now, due, replaced);
-        // After the end of all that is replaced.
-        now.version.store(state.config.head.n, Ordering::Release);
-        now.state = Arc::clone(state);
-        now
-    }
-
-    /// Makes the forms that are due.
-    fn forms(
-        &mut self,
-        state: &Arc<OrgState>,
-        now: &mut Compiled,
-        due: Vec<(ProxyId, &Proxy)>,
-        replaced: &mut Replaced,
-    ) {
-        let wanted = due.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
+        let wanted = proxies.iter().flat_map(|(id, proxy)| scopes(*id, proxy));
         let org = ObjectId::Org(state.config.org);
-        let mut scope = OrgCompiler {
-            policies: Policies::of(
-                state,
-                &now.hanging,
-                &wanted.chain([org]).collect(),
-                &self.parts.keyring.digest_key,
-            ),
-            compiler: self,
-            slug: &now.slug,
-            version: &now.version,
+        let wanted = wanted.chain([org]).collect();
+        let key = &self.parts.keyring.digest_key;
+        Due {
             state,
-            faults: Vec::new(),
-            targets: HashMap::new(),
-            target_credentials: HashMap::new(),
-        };
-        now.faulty.clear();
-        for (id, proxy) in due {
-            match scope.proxy(id, proxy).map(Arc::new) {
-                Ok(form) => {
-                    if form.target.forbidden || form.target.endpoints.are_none() {
-                        now.faulty.insert(id);
-                    }
-                    replaced.come.push((now.slug.clone(), form.clone()));
-                    if let Some(old) = now.proxies.insert(id, form) {
-                        old.version.ends();
-                        replaced.gone.push((now.slug.clone(), old));
-                    }
-                }
-                Err(fault) => {
-                    scope.fault(ObjectId::Proxy(id), fault);
-                    now.faulty.insert(id);
-                    let own_region = &scope.compiler.parts.keyring.region;
-                    let gone = last_good(&mut now.proxies, (id, proxy), state, own_region);
-                    replaced
-                        .gone
-                        .extend(gone.map(|form| (now.slug.clone(), form)));
-                }
-            }
+            policies: Policies::of(state, &now.hanging, &wanted, key),
+            now,
+            proxies,
         }
-        now.faults = scope.faults;
     }
-}
-
-/// A target, and for each endpoint that it lists whether calls may go there.
-type TargetWithin = (TargetId, Box<[bool]>);
-
-struct OrgCompiler<'a> {
-    compiler: &'a mut Compiler,
-    slug: &'a str,
-    version: &'a Arc<AtomicU64>,
-    state: &'a Arc<OrgState>,
-    policies: Policies,
-    faults: Vec<Fault>,
-    /// By what their proxies' calls may go to, too.
-    targets: HashMap<TargetWithin, Arc<CompiledTarget>>,
-    target_credentials: HashMap<CredentialId, Arc<TargetCredential>>,
-}
-
-impl OrgCompiler<'_> {
-    /// Reports an object that is not applied as it stands.
-    fn fault(&mut self, object: ObjectId, detail: String) {
-        warn!("object-unusable: {object} is not applied: {detail}");
-        self.faults.push(Fault {
-            org: Some(self.state.config.org),
-            object: Some(object),
-            code: "object-unusable",
-            detail,
-        });
-    }
-
-    fn proxy(&mut self, id: ProxyId, proxy: &Proxy) -> Result<CompiledProxy, String> {
-        if !proxy.is_served_in(&self.compiler.parts.keyring.region) {
-            return self.elsewhere(id, proxy);
-        }
-        let state = self.state;
-        let target = state
-            .config
-            .target(proxy.target_id)
-            .ok_or("its target is missing")?;
-        let compiled_target = self.target_of(id, proxy, target)?;
-        let target_credential = match proxy.target_credential_id {
-            Some(id) => Some(self.target_credential(id)?),
-            None => None,
-        };
-        let mut credentials = Vec::with_capacity(proxy.proxy_credential_ids.len());
-        for credential in &proxy.proxy_credential_ids {
-            credentials.push(self.proxy_credential(*credential, id, proxy)?);
-        }
-        let injected = target_credential.as_ref();
-        let injects = injected.is_some_and(|credential| credential.auth_type != AuthType::None);
-        let cookies = proxy.cookies_pass(injects);
-        let places = credentials::places(state, proxy, &credentials);
-        let key_queries = credentials::key_queries(&places, &credentials);
-        let fallback = Timeouts::defaults_for(&compiled_target.base.origin.host);
-        let timeouts = proxy.timeouts.or(target.timeouts).or(fallback);
-        Ok(CompiledProxy {
-            id,
-            id_text: id.to_string().into(),
-            org: state.config.org,
-            alias: proxy.alias.as_deref().map(Into::into),
-            former_aliases: proxy.former_aliases.clone(),
-            version: FormVersion::of(Arc::clone(self.version)),
-            end: End::new(None),
-            active: proxy.active,
-            places,
-            credentials,
-            rules: self.rules(ObjectId::Proxy(id), proxy.default_rule_effect)?,
-            destinations: self.destinations(target, &compiled_target, timeouts)?,
-            target: compiled_target,
-            target_credential,
-            elsewhere: None,
-            first_byte_text: targets::first_byte_text(proxy, target, timeouts).into(),
-            request_fields: RequestFields {
-                pass: targets::passed(target),
-                underscores: target.allow_underscore_headers,
-                cookies,
-                untraced: target.propagate_trace == PropagateTrace::Off,
-            },
-            forward_caller_headers: header_names(&proxy.forward_caller_headers),
-            cookies,
-            rewrite_urls: proxy.rewrite_urls,
-            scrub: proxy.scrub,
-            foreign_urls: proxy.foreign_urls,
-            error_bodies: proxy.error_bodies,
-            request_validator: validator(proxy.validation.request.as_ref())?,
-            response_validator: validator(proxy.validation.response.as_ref())?,
-            on_client_abort: proxy.on_client_abort,
-            body_buffer_bytes: usize::try_from(proxy.body_buffer_bytes).unwrap_or(usize::MAX),
-            record: proxy.record.clone(),
-            key_queries,
-            counters: self.compiler.parts.metrics.proxy(&id.to_string()),
-        })
-    }
-
-    fn rules(
-        &self,
-        parent: ObjectId,
-        default: proto::target::Effect,
-    ) -> Result<Arc<RuleSet>, String> {
-        let rules = self
-            .policies
-            .rules
-            .get(&parent)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        RuleSet::compile(rules, default)
-            .map(Arc::new)
-            .map_err(|problems| joined(&problems))
-    }
-}
-
-/// What bodies are held against.
-fn validator(body: Option<&BodySchema>) -> Result<Option<Arc<BodyValidator>>, String> {
-    let compiled = body.map(BodyValidator::new).transpose();
-    compiled
-        .map(|validator| validator.map(Arc::new))
-        .map_err(|problems| joined(&problems))
-}
-
-fn joined(problems: &[proto::problem::Problem]) -> String {
-    problems
-        .iter()
-        .map(|problem| problem.detail.as_str())
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-fn header_names(names: &[String]) -> Vec<HeaderName> {
-    names
-        .iter()
-        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
-        .collect()
 }

@@ -100,7 +100,7 @@ impl OrgCompiler<'_> {
                 continue;
             }
             let address = format!("{}{}", base.origin, base.path);
-            let breakers = &mut self.compiler.breakers;
+            let breakers = &self.compiler.breakers;
             let breaker = settings.map(|settings| breakers.of((org, id), &address, settings));
             let label: Arc<str> = base.origin.authority().into();
             let checked = match &target.health_check {

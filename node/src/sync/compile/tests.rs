@@ -10,11 +10,15 @@ use proto::tree::{Change, Context, Operation, OrgConfig, SecretChange, apply};
 use proto::version::Epoch;
 use serde_json::{Value, json};
 
+use proto::id::{CredentialId, TargetId};
+use proto::proxy::Proxy;
+
 use super::hanging::Hanging;
 use super::*;
 
 use crate::config::DialGuardSettings;
 use crate::limits::{Opener, Settings, SystemClock};
+use crate::snapshot::CompiledProxy;
 
 const ORG: u128 = 7;
 
@@ -677,4 +681,53 @@ async fn what_requests_have_pinned_is_over_with_its_organisation_and_not_with_it
     bench.compiler.compile(&world(11, None));
     let now = jiff::Timestamp::now();
     assert!(pinned.iter().all(|form| form.end.is_over(now)));
+}
+
+/// Forty proxies of two targets, one of which cannot be compiled.
+#[tokio::test]
+async fn forms_are_the_same_however_many_threads_make_them() {
+    let mut bench = Bench::new();
+    let more = (3..=40).map(|bits| {
+        let fields = json!({
+            "target_id": TargetId::from_bits(bits % 2 + 1).to_string(),
+            "proxy_credential_ids": [caller().to_string()], "acknowledge_open": true,
+        });
+        create(proxy(bits), Body::Proxy(parsed(fields)))
+    });
+    bench.publish(more.collect());
+    let org = bench.config.org;
+    let state = Arc::clone(&bench.compiler.before[&org].state);
+    let mut state = OrgState::clone(&state);
+    let objects = &mut Arc::make_mut(&mut state.config).objects;
+    let object = Arc::make_mut(objects.get_mut(&proxy(7)).unwrap());
+    let Body::Proxy(broken) = &mut object.body else {
+        panic!("it is a proxy");
+    };
+    broken
+        .proxy_credential_ids
+        .push(CredentialId::from_bits(99));
+    let state = Arc::new(state);
+    let compiled = |threads: usize| {
+        let nothing = (None, false);
+        let compiler = &bench.compiler;
+        let due = [compiler.due("acme", &state, nothing, &mut Replaced::default())];
+        let made = forms::by_threads(compiler, &due, threads);
+        let [(due, made)] = <[_; 1]>::try_from(Vec::from_iter(due.into_iter().zip(made)))
+            .unwrap_or_else(|_| panic!("one organisation"));
+        due.taking(made, "local", &mut Replaced::default())
+    };
+    let one = compiled(1);
+    assert_eq!((one.proxies.len(), one.faults.len()), (39, 1));
+    for threads in [0, 2, 3, 64] {
+        let several = compiled(threads);
+        assert!(several.proxies.keys().eq(one.proxies.keys()), "{threads}");
+        assert_eq!(several.faults, one.faults);
+        assert_eq!(several.faulty, one.faulty);
+        for form in several.proxies.values() {
+            let first = several.proxies.values();
+            let mut first = first.filter(|other| other.target.id == form.target.id);
+            let first = first.next().expect("at least itself");
+            assert!(Arc::ptr_eq(&first.target, &form.target), "compiled once");
+        }
+    }
 }

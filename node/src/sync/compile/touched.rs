@@ -11,11 +11,7 @@ use proto::store::follow::OrgState;
 use proto::tree::Differing;
 
 /// Objects that changed, or that something hangs on that changed.
-pub(super) struct Touched {
-    all: HashSet<ObjectId>,
-    /// Whether one of them may be what proxies are made of that are not among them.
-    is_shared: bool,
-}
+pub(super) struct Touched(HashSet<ObjectId>);
 
 impl Touched {
     /// What differs between two states, whose objects are `differing`; `None` when it may concern
@@ -53,44 +49,35 @@ impl Touched {
             let facts = differing(&old.retired, &new.retired, PartialEq::eq);
             touched.extend(facts.into_iter().map(|(id, _)| ObjectId::Credential(*id)));
         }
-        // Whoever names what is new is new as well, or could not be compiled before.
-        let was_shared = |id: &ObjectId| {
-            matches!(id, ObjectId::Target(_) | ObjectId::Credential(_))
-                && old.config.objects.contains_key(id)
-        };
-        let is_shared = touched.iter().any(was_shared);
-        Some(Self {
-            all: touched,
-            is_shared,
-        })
+        Some(Self(touched))
     }
 
-    /// Whether it concerns proxies that are not among it: each is to be looked at.
-    pub(super) fn is_shared(&self) -> bool {
-        self.is_shared
+    /// All of it.
+    pub(super) fn all(&self) -> impl Iterator<Item = &ObjectId> {
+        self.0.iter()
     }
 
     /// The proxies among it.
     pub(super) fn proxies(&self) -> impl Iterator<Item = ProxyId> {
-        self.all.iter().filter_map(|id| match id {
+        self.0.iter().filter_map(|id| match id {
             ObjectId::Proxy(id) => Some(*id),
             _ => None,
         })
     }
-
-    /// Whether a proxy, or anything that it is made of, is among it.
-    pub(super) fn touches(&self, id: ProxyId, proxy: &Proxy) -> bool {
-        !self.all.is_empty() && scopes(id, proxy).any(|scope| self.all.contains(&scope))
-    }
 }
 
-/// What a proxy is made of: itself, its target, its credentials. Policies hang on one of these.
-pub(super) fn scopes(id: ProxyId, proxy: &Proxy) -> impl Iterator<Item = ObjectId> + '_ {
+/// What a proxy is made of: its target, its credentials.
+pub(super) fn parts(proxy: &Proxy) -> impl Iterator<Item = ObjectId> + '_ {
     let credentials = proxy.proxy_credential_ids.iter();
     let credentials = credentials.chain(&proxy.target_credential_id);
-    [ObjectId::Proxy(id), ObjectId::Target(proxy.target_id)]
+    [ObjectId::Target(proxy.target_id)]
         .into_iter()
         .chain(credentials.map(|id| ObjectId::Credential(*id)))
+}
+
+/// A proxy and its parts: policies hang on one of these.
+pub(super) fn scopes(id: ProxyId, proxy: &Proxy) -> impl Iterator<Item = ObjectId> + '_ {
+    [ObjectId::Proxy(id)].into_iter().chain(parts(proxy))
 }
 
 /// A key that two maps do not have the same of, with its values in the old and the new one.
