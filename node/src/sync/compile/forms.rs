@@ -1,5 +1,5 @@
-//! Makes the forms that are due: where nothing is served yet, by as many threads as there are cores,
-//! since callers wait for them; else by one, which leaves the others to requests.
+//! Makes the forms that are due: where nothing is served yet, by as many threads as there are
+//! cores, since callers wait for them; else by one, which leaves the others to requests.
 
 use std::num::NonZero;
 use std::panic::resume_unwind;
