@@ -52,6 +52,9 @@ const PUBLISHERS: usize = 20;
 const STARTS: usize = 3;
 /// For so long the machine has next to nothing to do before one.
 const QUIET: Duration = Duration::from_millis(500);
+/// `history.sweep_s` of the cluster: by then the control planes have begun to archive what was
+/// published, which keeps this machine busy for seconds.
+const SWEEP: Duration = Duration::from_secs(60);
 
 fn main() {
     let numbers: Vec<usize> = std::env::args()
@@ -459,6 +462,7 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied, goals: &mut G
     println!("  one change more, which finds all of them at it:");
     proxy.changes(cluster, 1, None);
 
+    thread::sleep(SWEEP);
     let took = (0..STARTS).map(|_| fresh_node(cluster, proxy, names));
     let most = took.max().unwrap_or_default();
     goals.hold(
