@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::parts::{BodyMatcher, HeaderMatcher, Methods, NameMatcher, QueryMatcher, parse_network};
-use super::pattern::{self, Flags, Pattern, PatternProblem, TOO_LARGE};
+use super::pattern::{self, Fit, Flags, Patterns, TOO_LARGE};
 use super::{
     BodyPart, COMPILED_BYTES_MAX, Effect, MESSAGE_CHARS_MAX, Mode, NOTES_CHARS_MAX, NamedPart,
     OnUnreadable, PARTS_MAX, PATTERN_COMPILED_BYTES_MAX, PATTERNS_BYTES_MAX, PathPart, Presence,
@@ -51,14 +51,24 @@ pub(super) enum PathPattern {
 }
 
 /// Compiles rules and collects what is wrong with them.
-#[derive(Default)]
-pub(super) struct Compiler {
+pub(super) struct Compiler<'p> {
+    patterns: &'p mut Patterns,
     problems: Vec<Problem>,
     pattern_bytes: usize,
     compiled_bytes_max: usize,
 }
 
-impl Compiler {
+impl<'p> Compiler<'p> {
+    /// One that has compiled nothing yet but the patterns that others have, too.
+    pub(super) fn new(patterns: &'p mut Patterns) -> Self {
+        Self {
+            patterns,
+            problems: Vec::new(),
+            pattern_bytes: 0,
+            compiled_bytes_max: 0,
+        }
+    }
+
     /// Compiles one rule; what could not be compiled is missing, and `problems` says why.
     pub(super) fn rule(&mut self, rule: &Rule, at: &str) -> CompiledRule {
         self.check_texts(rule, at);
@@ -298,8 +308,8 @@ impl Compiler {
                 None
             }
         };
-        let compile = || pattern::compile(pattern, flags.unwrap_or_default());
-        let regex = self.charge(compile, pattern, pattern_at)?;
+        let fit = Fit::Searched(flags.unwrap_or_default());
+        let regex = self.charge(pattern, fit, pattern_at)?;
         flags.map(|_| regex)
     }
 
@@ -309,7 +319,7 @@ impl Compiler {
             self.report(pointer, "name-missing", "an empty name fits nothing");
             return None;
         }
-        self.charge(|| pattern::compile_name(name, ignore_case), name, pointer)
+        self.charge(name, Fit::Name { ignore_case }, pointer)
     }
 
     fn is_over(&self) -> bool {
@@ -320,17 +330,12 @@ impl Compiler {
     ///
     /// Over a limit nothing is compiled any more: large patterns take tens of milliseconds each,
     /// and the scope is refused anyway.
-    fn charge(
-        &mut self,
-        compile: impl FnOnce() -> Result<Pattern, PatternProblem>,
-        source: &str,
-        pointer: String,
-    ) -> Option<Regex> {
+    fn charge(&mut self, source: &str, fit: Fit, pointer: String) -> Option<Regex> {
         self.pattern_bytes = self.pattern_bytes.saturating_add(source.len());
         if self.is_over() {
             return None;
         }
-        match compile() {
+        match self.patterns.compiled(source, fit) {
             Ok(pattern) => {
                 self.compiled_bytes_max += pattern.bytes_max;
                 Some(pattern.regex)

@@ -35,7 +35,7 @@ pub use crate::target::Effect;
 pub use evaluation::{AllowedBy, Evaluation, MatchedRule, Outcome, Part, RuleTrace, TraceResult};
 pub use facts::{BodyFacts, Facts, path_overrides};
 pub use judge::{Denial, DenialHint, DeniedRule, ScopedRules, ShadowMatch, Verdict, judge};
-pub use pattern::{TOO_LARGE as PATTERN_TOO_LARGE, compile_pattern};
+pub use pattern::{Patterns, TOO_LARGE as PATTERN_TOO_LARGE, compile_pattern};
 pub use set::RuleSet;
 pub use size::{CHANGE_COMPILED_BYTES_MAX, ORG_COMPILED_BYTES_MAX, remembered as remembered_size};
 

@@ -1,5 +1,7 @@
 //! Patterns: regular expressions whose time is linear and whose memory is known.
 
+use std::collections::HashMap;
+
 use regex::{Regex, RegexBuilder};
 
 use super::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX};
@@ -10,6 +12,7 @@ use crate::problem::Problem;
 pub const TOO_LARGE: &str = "pattern-too-large";
 
 /// A compiled pattern and an upper bound of its size.
+#[derive(Clone, Debug)]
 pub(super) struct Pattern {
     pub(super) regex: Regex,
     pub(super) bytes_max: usize,
@@ -22,8 +25,40 @@ pub(super) struct PatternProblem {
     pub(super) detail: String,
 }
 
+/// Patterns that are compiled once for all scopes that have them.
+///
+/// Copies of one share its program; each has its own caches, so that who uses one never waits for
+/// who uses another. Each counts in full against the bounds of its scope.
+#[derive(Debug, Default)]
+pub struct Patterns(HashMap<Fit, HashMap<String, Pattern>>);
+
+/// How a pattern is held against a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Fit {
+    /// It is searched anywhere.
+    Searched(Flags),
+    /// It must fit all of a name.
+    Name { ignore_case: bool },
+}
+
+impl Patterns {
+    /// A pattern, compiled unless it was already.
+    pub(super) fn compiled(&mut self, pattern: &str, fit: Fit) -> Result<Pattern, PatternProblem> {
+        let known = self.0.entry(fit).or_default();
+        if let Some(known) = known.get(pattern) {
+            return Ok(known.clone());
+        }
+        let compiled = match fit {
+            Fit::Searched(flags) => compile(pattern, flags),
+            Fit::Name { ignore_case } => compile_name(pattern, ignore_case),
+        }?;
+        known.insert(pattern.to_owned(), compiled.clone());
+        Ok(compiled)
+    }
+}
+
 /// The flags of a pattern.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Flags {
     ignore_case: bool,
     multi_line: bool,
@@ -77,7 +112,7 @@ fn unknown_flag(flag: char, advice: &str) -> PatternProblem {
 }
 
 /// Compiles a pattern that is searched anywhere in a text.
-pub(super) fn compile(pattern: &str, flags: Flags) -> Result<Pattern, PatternProblem> {
+fn compile(pattern: &str, flags: Flags) -> Result<Pattern, PatternProblem> {
     if pattern.len() > PATTERN_BYTES_MAX {
         return Err(PatternProblem {
             code: "pattern-too-long",
@@ -122,7 +157,7 @@ fn compile_inlined(pattern: &str) -> Result<Pattern, PatternProblem> {
 }
 
 /// Compiles a pattern that must fit a whole name.
-pub(super) fn compile_name(pattern: &str, ignore_case: bool) -> Result<Pattern, PatternProblem> {
+fn compile_name(pattern: &str, ignore_case: bool) -> Result<Pattern, PatternProblem> {
     let flags = Flags {
         ignore_case,
         ..Flags::default()

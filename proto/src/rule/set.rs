@@ -10,7 +10,7 @@ use regex::{RegexSet, RegexSetBuilder, SetMatches};
 use super::compile::{CompiledRule, Compiler, PathPattern, patterns_too_large};
 use super::field_set::FieldSet;
 use super::parts::Methods;
-use super::pattern::Flags;
+use super::pattern::{Flags, Patterns};
 use super::{COMPILED_BYTES_MAX, Effect, PathPart, Presence, RULES_MAX, Rule};
 use crate::problem::Problem;
 
@@ -65,6 +65,18 @@ impl RuleSet {
     /// # Errors
     /// Every problem of every rule; pointers begin with the rule's place (`/3/path/pattern`).
     pub fn compile(rules: &[Rule], default_effect: Effect) -> Result<Self, Vec<Problem>> {
+        Self::sharing(rules, default_effect, &mut Patterns::default())
+    }
+
+    /// The same with patterns that other scopes may have, too.
+    ///
+    /// # Errors
+    /// As for [`RuleSet::compile`].
+    pub fn sharing(
+        rules: &[Rule],
+        default_effect: Effect,
+        patterns: &mut Patterns,
+    ) -> Result<Self, Vec<Problem>> {
         if rules.len() > RULES_MAX {
             let detail = format!(
                 "a scope has at most {RULES_MAX} rules, this has {}",
@@ -72,7 +84,7 @@ impl RuleSet {
             );
             return Err(vec![Problem::new("", "rules-too-many", detail)]);
         }
-        let mut compiler = Compiler::default();
+        let mut compiler = Compiler::new(patterns);
         compiler.check_ids(rules);
         let mut compiled = Vec::with_capacity(rules.len());
         for (place, rule) in rules.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! The checks of one rule at save: what is refused, and what is accepted with a warning.
 
 use super::compile::Compiler;
+use super::pattern::Patterns;
 use super::{Effect, Mode, PathPart, Presence, Rule};
 use crate::problem::Problem;
 
@@ -9,7 +10,8 @@ impl Rule {
     ///
     /// Pointers begin at the rule (`/headers/0/value`).
     pub fn validate(&self) -> Vec<Problem> {
-        let mut compiler = Compiler::default();
+        let mut patterns = Patterns::default();
+        let mut compiler = Compiler::new(&mut patterns);
         compiler.rule(self, "");
         compiler.finish().err().unwrap_or_default()
     }

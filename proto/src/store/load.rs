@@ -19,7 +19,7 @@ use crate::tree::{
 };
 
 /// Keys asked for in one page of a list.
-const PAGE_KEYS: usize = 500;
+pub(super) const PAGE_KEYS: usize = 500;
 
 /// Something that could not be applied; what was good before stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,6 +295,20 @@ pub async fn list_after(
     prefix: &str,
     after: Option<&str>,
     at: Option<Revision>,
+    each: impl FnMut(super::KeyValue),
+) -> Result<Revision, StoreError> {
+    list_to(store, prefix, (after, None), at, each).await
+}
+
+/// The same, and none after the page that reaches `last`, a key.
+///
+/// # Errors
+/// As for [`list`].
+pub async fn list_to(
+    store: &dyn Store,
+    prefix: &str,
+    (after, last): (Option<&str>, Option<&str>),
+    at: Option<Revision>,
     mut each: impl FnMut(super::KeyValue),
 ) -> Result<Revision, StoreError> {
     let (mut at, mut after) = (at, after.map(str::to_owned));
@@ -311,7 +325,8 @@ pub async fn list_after(
         let revision = *at.get_or_insert(page.revision);
         after = page.items.last().map(|last| last.key.clone());
         page.items.into_iter().for_each(&mut each);
-        if !page.more || after.is_none() {
+        let is_there = last.is_some_and(|last| after.as_deref() >= Some(last));
+        if !page.more || after.is_none() || is_there {
             return Ok(revision);
         }
     }

@@ -9,7 +9,7 @@ use proto::credential::AuthType;
 use proto::id::{CredentialId, ProxyId, TargetId};
 use proto::object::ObjectId;
 use proto::proxy::Proxy;
-use proto::rule::{Rule, RuleSet};
+use proto::rule::{Patterns, Rule, RuleSet};
 use proto::store::follow::OrgState;
 use proto::store::load::Fault;
 use proto::target::{Effect, PropagateTrace, Timeouts};
@@ -38,6 +38,8 @@ pub(super) struct OrgCompiler<'a> {
     pub(super) target_credentials: HashMap<CredentialId, Arc<TargetCredential>>,
     /// The rules of all scopes that have none.
     no_rules: HashMap<Effect, Arc<RuleSet>>,
+    /// Those of its rules.
+    patterns: Patterns,
 }
 
 impl<'a> OrgCompiler<'a> {
@@ -53,6 +55,7 @@ impl<'a> OrgCompiler<'a> {
             targets: HashMap::new(),
             target_credentials: HashMap::new(),
             no_rules: HashMap::new(),
+            patterns: Patterns::default(),
         }
     }
 
@@ -145,7 +148,7 @@ impl<'a> OrgCompiler<'a> {
         let Some(rules) = rules.filter(|rules| !rules.is_empty()) else {
             return self.no_rules(default);
         };
-        rule_set(rules, default)
+        rule_set(rules, default, &mut self.patterns)
     }
 
     /// The rules of a scope that has none: all such scopes have the same.
@@ -153,14 +156,18 @@ impl<'a> OrgCompiler<'a> {
         if let Some(known) = self.no_rules.get(&default) {
             return Ok(Arc::clone(known));
         }
-        let made = rule_set(&[], default)?;
+        let made = rule_set(&[], default, &mut self.patterns)?;
         self.no_rules.insert(default, Arc::clone(&made));
         Ok(made)
     }
 }
 
-fn rule_set(rules: &[Rule], default: Effect) -> Result<Arc<RuleSet>, String> {
-    let compiled = RuleSet::compile(rules, default).map(Arc::new);
+fn rule_set(
+    rules: &[Rule],
+    default: Effect,
+    patterns: &mut Patterns,
+) -> Result<Arc<RuleSet>, String> {
+    let compiled = RuleSet::sharing(rules, default, patterns).map(Arc::new);
     compiled.map_err(|problems| joined(&problems))
 }
 

@@ -1,6 +1,7 @@
 //! What is refused at save, all of it at once, and what is warned of.
 
 use super::*;
+use crate::pattern_size;
 use crate::problem::Problem;
 
 fn rule(rule: Value) -> Rule {
@@ -249,6 +250,37 @@ fn a_scope_has_unique_ids_and_bounds() {
         Request::get("/v1/customers/x/orders/1000").answer(&set),
         Answer::Allowed
     );
+}
+
+#[test]
+fn scopes_that_share_patterns_judge_and_count_as_alone() {
+    let searched = |flags: &str| json!({"pattern": "^/a$", "flags": flags});
+    let path = |flags| json!([{"effect": "deny", "path": searched(flags)}]);
+    let name = json!([{"effect": "deny", "headers": [{"name": "^x-.$", "value": "^/a$"}]}]);
+    let parameter = json!([{"effect": "deny", "query": [{"name": "^x-.$"}]}]);
+    let mut patterns = Patterns::default();
+    let requests = ["/a", "/A", "/a?x-y=1", "/a?X-Y=1", "/b?xx-y=1"];
+    let requests = requests.map(|target| Request::get(target).header("X-z", "/a"));
+    // A flag, the case of names and all of a name tell patterns apart that are written alike.
+    for (list, denied) in [
+        (path(""), [true, false, true, true, false]),
+        (path("i"), [true, true, true, true, false]),
+        (name, [true; 5]),
+        (parameter, [false, false, true, false, false]),
+    ] {
+        let alone = set(list.clone(), Effect::Allow);
+        for compiled_before in [false, true] {
+            let before = pattern_size::made_bytes();
+            let shared = RuleSet::sharing(&rules(list.clone()), Effect::Allow, &mut patterns);
+            let made = pattern_size::made_bytes() - before;
+            assert!(made == 0 || !compiled_before, "{list} is compiled twice");
+            let shared = shared.unwrap();
+            assert_eq!(shared.compiled_bytes_max(), alone.compiled_bytes_max());
+            let answers = requests.each_ref().map(|request| request.answer(&shared));
+            let answers = answers.map(|answer| answer == Answer::Denied);
+            assert_eq!(answers, denied, "{list}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Reads the sealed values that a version names.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +20,8 @@ use crate::tree::OrgConfig;
 const SECRETS_AT_ONCE: usize = 16;
 /// From so many on they are listed: a page costs the store little more than one value does.
 const SECRETS_LISTED: usize = 100;
+/// Such lists read at one time.
+const LISTS_AT_ONCE: usize = 4;
 
 /// A credential and the name of its sealed value.
 type SealName = (CredentialId, String);
@@ -116,7 +117,7 @@ impl Reader<'_> {
             .await
     }
 
-    /// Sealed values, out of a list of all that the organisation has.
+    /// Sealed values, out of lists of all that the organisation has, several of them at one time.
     pub(super) async fn listed(
         self,
         org: OrgId,
@@ -126,14 +127,43 @@ impl Reader<'_> {
             let key = keys::secret(org, credential, &seal_id, self.region);
             (key, (credential, seal_id, None))
         });
-        let mut named: HashMap<String, Named> = named.collect();
-        load::list(self.store, &keys::secrets(org), None, |pair| {
-            if let Some((_, _, value)) = named.get_mut(&pair.key) {
+        let mut named: Vec<(String, Named)> = named.collect();
+        named.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let (mut parts, mut after) = (Vec::new(), None);
+        let mut named = named.into_iter();
+        loop {
+            let part: Vec<_> = named.by_ref().take(load::PAGE_KEYS).collect();
+            let Some((last, _)) = part.last() else {
+                break;
+            };
+            let last = Some(last.clone());
+            parts.push((std::mem::replace(&mut after, last), part));
+        }
+        let read: Vec<_> = futures_util::stream::iter(parts)
+            .map(|(after, part)| self.part(org, after, part))
+            .buffer_unordered(LISTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(read.into_iter().flatten().collect())
+    }
+
+    /// Sealed values out of one list, which begins after a key. They are in the order of their own.
+    async fn part(
+        self,
+        org: OrgId,
+        after: Option<String>,
+        mut part: Vec<(String, Named)>,
+    ) -> Result<impl Iterator<Item = Named>, StoreError> {
+        let last = part.last().map(|(last, _)| last.clone());
+        let (within, prefix) = ((after.as_deref(), last.as_deref()), keys::secrets(org));
+        load::list_to(self.store, &prefix, within, None, |pair| {
+            let found = part.binary_search_by(|(key, _)| key.cmp(&pair.key));
+            if let Some((_, (.., value))) = found.ok().and_then(|at| part.get_mut(at)) {
                 *value = Some(pair.value);
             }
         })
         .await?;
-        Ok(named.into_values().collect())
+        Ok(part.into_iter().map(|(_, named)| named))
     }
 }
 
