@@ -462,6 +462,13 @@ fn generated(cluster: &Cluster, count: usize, proxy: &mut Proxied, goals: &mut G
     println!("  one change more, which finds all of them at it:");
     proxy.changes(cluster, 1, None);
 
+    // Nodes give leaves to those whose certificate names them.
+    let issued = Command::new(env!("CARGO_BIN_EXE_requestrocket"))
+        .args(["link", "issue", "fresh", "--dir"])
+        .arg(cluster.dir.path().join("link"))
+        .stdout(Stdio::null())
+        .status();
+    assert!(issued.expect("the binary starts").success());
     thread::sleep(SWEEP);
     let took = (0..STARTS).map(|_| fresh_node(cluster, proxy, names));
     let most = took.max().unwrap_or_default();
@@ -489,7 +496,9 @@ fn fresh_node(cluster: &Cluster, proxy: &Proxied, objects: usize) -> Duration {
     let lines = config.lines().map(|line| match line.split(" = ").next() {
         Some("listen") => "listen = \"127.0.0.1:0\"".to_owned(),
         Some("data_dir") => data.clone(),
-        _ => line.replace("node-1\"", "fresh\""),
+        _ => line
+            .replace("node-1\"", "fresh\"")
+            .replace("link/node-1", "link/fresh"),
     });
     let config: Vec<String> = lines.collect();
     std::fs::write(&fresh, config.join("\n")).expect("a file");
