@@ -107,17 +107,12 @@ impl Cluster {
 
     /// A node with a listener for its operator: how it is started again, and where that is.
     pub fn watched_node(&self, name: &str) -> (Gateway, Start, String) {
-        let (start, listener) = self.watched_start(name);
-        (Gateway::with(start.clone()), start, listener)
-    }
-
-    /// How a node with an operator listener is started, and where that is.
-    pub fn watched_start(&self, name: &str) -> (Start, String) {
         let mut start = self.node_start(name, name);
         let admin = address::reserved().to_string();
         let setting = format!("[admin]\nlisten = {admin:?}\n");
         start.config.push_str(&setting);
-        (start, format!("http://{admin}"))
+        let node = Gateway::with(start.clone());
+        (node, start, format!("http://{admin}"))
     }
 
     pub fn node(&self, name: &str, certified: &str) -> Gateway {

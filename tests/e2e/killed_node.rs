@@ -12,17 +12,16 @@ use crate::cluster::Cluster;
 use crate::harness::gateway::{Gateway, Proxy};
 use crate::harness::http::Connection;
 use crate::harness::upstream::{Upstream, json_answer};
-use crate::harness::{metrics, wait_for};
+use crate::harness::wait_for;
 
 /// How long before its end a request must have ended for its record to be safe: four times of what
 /// the docs state, for machines that do much besides.
 const SAFE: Duration = Duration::from_secs(2);
 /// Requests of a load that a control plane keeps up with, before the kill.
 const FEW: usize = 800;
-/// Requests at full load: so many more than may be lost by the kill.
+/// Requests at full load: so many more than may be lost.
 const MANY: usize = LOST_MAX * 2;
-/// Most records that a kill loses, whatever the load: the queue, and a batch of each worker. What
-/// found the queue full before is lost as well, and counted.
+/// Most records that a kill loses, whatever the load: the queue, and a batch of each worker.
 const LOST_MAX: usize = 16_384 + 512 * WORKERS;
 /// Of the node.
 const WORKERS: usize = 2;
@@ -41,13 +40,8 @@ struct Load {
 }
 
 /// The load on a path until the node is killed: what was answered, when it was killed, and the
-/// folder that it leaves; `listener` is the operator's.
-fn load(
-    (node, listener): (Gateway, &str),
-    proxy: &Proxy,
-    path: &'static str,
-    load: Load,
-) -> Loaded {
+/// folder that it leaves.
+fn load(node: Gateway, proxy: &Proxy, path: &'static str, load: Load) -> Loaded {
     let bytes = proxy.request("GET", path).bytes(&node.url);
     let url = node.url.clone();
     let answered = Mutex::new(Answered::new());
@@ -67,7 +61,7 @@ fn load(
         }
         answered.lock().expect("no panic").extend(own);
     };
-    let (told, killed, folder) = std::thread::scope(|scope| {
+    let (killed, folder) = std::thread::scope(|scope| {
         (0..load.callers).for_each(|_| drop(scope.spawn(call)));
         let mut so_far = 0;
         while so_far < load.requests {
@@ -76,18 +70,11 @@ fn load(
                 (now > so_far).then_some(now)
             });
         }
-        let before = count.load(Ordering::Relaxed);
-        let dropped = metrics::at(listener, "requestrocket_records_dropped_total");
-        let told = (before, dropped.expect("a counter") as usize);
-        (told, Instant::now(), node.kill())
+        (Instant::now(), node.kill())
     });
-    let answered = answered.into_inner().expect("no panic");
-    let (before, dropped) = told;
     Loaded {
         path,
-        // Nobody knows of those that were answered after the counter was read.
-        dropped_max: dropped + answered.len().saturating_sub(before),
-        answered,
+        answered: answered.into_inner().expect("no panic"),
         killed,
         folder,
     }
@@ -96,8 +83,6 @@ fn load(
 struct Loaded {
     path: &'static str,
     answered: Answered,
-    /// Most records that found no room in the queue before the kill.
-    dropped_max: usize,
     killed: Instant,
     folder: std::sync::Arc<tempfile::TempDir>,
 }
@@ -105,17 +90,17 @@ struct Loaded {
 impl Loaded {
     /// No more are missing than may be, however many there are.
     fn is_kept(&self, control: &Gateway) {
-        let (all, most) = (self.answered.len(), LOST_MAX + self.dropped_max);
+        let all = self.answered.len();
         wait_for("no more that are missing than are lost", || {
             let path = format!("/telemetry?path={}&from=1h", self.path);
             let count = control.get(&path)["groups"][0]["count"].as_u64();
-            (count.unwrap_or(0) as usize + most >= all).then_some(())
+            (count.unwrap_or(0) as usize + LOST_MAX >= all).then_some(())
         });
         let kept = kept(control, self.path);
         let lost = self.answered.iter().filter(|(id, _)| !kept.contains(id));
         let lost = lost.count();
-        assert!(lost <= most, "{lost} of {all} are lost");
-        eprintln!("of {all} {lost} are lost, of at most {most}");
+        assert!(lost <= LOST_MAX, "{lost} of {all} are lost");
+        eprintln!("of {all} at most {lost} are lost");
     }
 
     /// Each record of those that ended early enough is there, and at least half of the rest.
@@ -154,7 +139,7 @@ fn kept(control: &Gateway, path: &str) -> HashSet<String> {
 fn check(how: Load, judged: impl Fn(&Loaded, &Gateway)) {
     let cluster = Cluster::new();
     let control = Gateway::with(cluster.control_start());
-    let (mut start, listener) = cluster.watched_start("gw-1");
+    let mut start = cluster.node_start("gw-1", "gw-1");
     let workers = WORKERS.to_string();
     let setting = "REQUESTROCKET_GATEWAY__WORKERS".to_owned();
     start.environment.push((setting, workers));
@@ -171,12 +156,12 @@ fn check(how: Load, judged: impl Fn(&Loaded, &Gateway)) {
         (answer.status() == 200).then_some(())
     });
 
-    let taken = load((node, &listener), &proxy, "/taken", how);
+    let taken = load(node, &proxy, "/taken", how);
     judged(&taken, &control);
 
     let node = Gateway::inside(taken.folder.clone(), &start);
     let folder = control.kill();
-    let spooled = load((node, &listener), &proxy, "/spooled", how);
+    let spooled = load(node, &proxy, "/spooled", how);
     let node = Gateway::inside(spooled.folder.clone(), &start);
     let control = Gateway::inside(folder, &cluster.control_start());
     judged(&spooled, &control);

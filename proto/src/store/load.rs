@@ -304,7 +304,7 @@ pub async fn list_after(
 ///
 /// # Errors
 /// As for [`list`].
-pub async fn list_to(
+pub(super) async fn list_to(
     store: &dyn Store,
     prefix: &str,
     (after, last): (Option<&str>, Option<&str>),

@@ -129,41 +129,35 @@ impl Reader<'_> {
         });
         let mut named: Vec<(String, Named)> = named.collect();
         named.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let (mut parts, mut after) = (Vec::new(), None);
-        let mut named = named.into_iter();
-        loop {
-            let part: Vec<_> = named.by_ref().take(load::PAGE_KEYS).collect();
-            let Some((last, _)) = part.last() else {
-                break;
-            };
-            let last = Some(last.clone());
-            parts.push((std::mem::replace(&mut after, last), part));
-        }
-        let read: Vec<_> = futures_util::stream::iter(parts)
-            .map(|(after, part)| self.part(org, after, part))
+        let mut after = None;
+        let parts = named.chunks_mut(load::PAGE_KEYS).map(|part| {
+            let last = part.last().map(|(last, _)| last.clone());
+            let after = std::mem::replace(&mut after, last.clone());
+            self.part(org, (after, last), part)
+        });
+        futures_util::stream::iter(parts.collect::<Vec<_>>())
             .buffer_unordered(LISTS_AT_ONCE)
-            .try_collect()
+            .try_collect::<()>()
             .await?;
-        Ok(read.into_iter().flatten().collect())
+        Ok(named.into_iter().map(|(_, named)| named).collect())
     }
 
-    /// Sealed values out of one list, which begins after a key. They are in the order of their own.
+    /// Sealed values, sorted by their keys, out of one list from after a key to the last of theirs.
     async fn part(
         self,
         org: OrgId,
-        after: Option<String>,
-        mut part: Vec<(String, Named)>,
-    ) -> Result<impl Iterator<Item = Named>, StoreError> {
-        let last = part.last().map(|(last, _)| last.clone());
-        let (within, prefix) = ((after.as_deref(), last.as_deref()), keys::secrets(org));
-        load::list_to(self.store, &prefix, within, None, |pair| {
+        (after, last): (Option<String>, Option<String>),
+        part: &mut [(String, Named)],
+    ) -> Result<(), StoreError> {
+        let within = (after.as_deref(), last.as_deref());
+        load::list_to(self.store, &keys::secrets(org), within, None, |pair| {
             let found = part.binary_search_by(|(key, _)| key.cmp(&pair.key));
             if let Some((_, (.., value))) = found.ok().and_then(|at| part.get_mut(at)) {
                 *value = Some(pair.value);
             }
         })
         .await?;
-        Ok(part.into_iter().map(|(_, named)| named))
+        Ok(())
     }
 }
 
