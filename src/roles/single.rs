@@ -146,7 +146,7 @@ async fn demo(
 /// and others wait in the queue; what finds no room there is dropped and counted.
 async fn keep(mut batches: RecordBatches, records: Arc<Records>, metrics: Metrics) {
     let mut losses = Losses::default();
-    while let Some(batch) = batches.next().await {
+    while let Some((batch, _room)) = batches.next().await {
         let batch = Arc::new(batch);
         let kept = loop {
             match records.store(batch.clone()).await {

@@ -107,12 +107,17 @@ impl Cluster {
 
     /// A node with a listener for its operator: how it is started again, and where that is.
     pub fn watched_node(&self, name: &str) -> (Gateway, Start, String) {
+        let (start, admin) = self.watched_start(name);
+        (Gateway::with(start.clone()), start, admin)
+    }
+
+    /// How a node with a listener for its operator is started, and where that is.
+    pub fn watched_start(&self, name: &str) -> (Start, String) {
         let mut start = self.node_start(name, name);
         let admin = address::reserved().to_string();
         let setting = format!("[admin]\nlisten = {admin:?}\n");
         start.config.push_str(&setting);
-        let node = Gateway::with(start.clone());
-        (node, start, format!("http://{admin}"))
+        (start, format!("http://{admin}"))
     }
 
     pub fn node(&self, name: &str, certified: &str) -> Gateway {

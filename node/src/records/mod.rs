@@ -27,13 +27,13 @@ use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 
-/// Most records waiting to be shipped.
+/// Most records in memory between the workers and who stores them.
 const QUEUE_MAX: usize = 16_384;
 /// Most records in a batch.
 const BATCH_MAX: usize = 512;
 /// Largest batch, in bytes of [`weight`]: a frame holds four times as much.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Most bytes of records waiting to be shipped: callers choose how long a path and a query are.
+/// Most bytes of these: callers choose how long a path and a query are.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest time that a record waits for its batch to fill.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(200);
@@ -50,11 +50,27 @@ pub struct RecordSender {
     keeps: bool,
 }
 
-/// What is in the queue, and bounds it, since batches differ in size.
+/// What waits in memory, and bounds it, since batches differ in size.
 #[derive(Debug, Default)]
 struct Queued {
     records: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+/// Room in memory that a batch takes until it is stored, on disk or lost: it is given back when
+/// this goes, so that what the queue holds and what is under way are never more than its bounds.
+#[derive(Debug)]
+pub struct Room {
+    queued: Arc<Queued>,
+    records: usize,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.queued.records.fetch_sub(self.records, Relaxed);
+        self.queued.bytes.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// About how many bytes a record takes.
@@ -228,9 +244,9 @@ impl RecordBatches {
         Self { logged, ..self }
     }
 
-    /// The next batch, with what other workers have ready; `None` when every sender is gone and
-    /// nothing is left.
-    pub async fn next(&mut self) -> Option<Batch> {
+    /// The next batch, with what other workers have ready, and the room that it takes for as long
+    /// as it is nowhere but in memory; `None` when every sender is gone and nothing is left.
+    pub async fn next(&mut self) -> Option<(Batch, Room)> {
         let mut batch = match std::mem::take(&mut self.rest) {
             rest if rest.is_empty() => self.queue.recv().await?,
             rest => rest,
@@ -242,22 +258,25 @@ impl RecordBatches {
         }
         let (mut count, mut bytes) = (0, 0);
         for record in &batch {
-            bytes += weight(record);
-            if count > 0 && bytes > BATCH_BYTES_MAX {
+            let with = bytes + weight(record);
+            if count > 0 && with > BATCH_BYTES_MAX {
                 break;
             }
-            count += 1;
+            (count, bytes) = (count + 1, with);
         }
         self.rest = batch.split_off(count);
-        self.queued.records.fetch_sub(batch.len(), Relaxed);
-        self.queued.bytes.fetch_sub(weight_of(&batch), Relaxed);
+        let room = Room {
+            queued: Arc::clone(&self.queued),
+            records: count,
+            bytes,
+        };
         if self.logged {
             batch.iter().for_each(|record| lines::log(record));
         }
-        Some(batch)
+        Some((batch, room))
     }
 
-    /// Whether it fills up faster than it is emptied.
+    /// Whether memory fills up faster than it is emptied.
     pub fn is_half_full(&self) -> bool {
         let records = self.queued.records.load(Relaxed);
         let bytes = self.queued.bytes.load(Relaxed);

@@ -19,7 +19,7 @@ pub use super::link::Destination;
 use super::link::Link;
 use super::losses::Losses;
 use super::spool::{Place, Spool};
-use super::{Batch, RecordBatches};
+use super::{Batch, RecordBatches, Room};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::stages::record::Origin;
@@ -76,9 +76,9 @@ pub async fn run(
                 }
             }
             batch = batches.next(), if takes && leave_by.is_none() => match batch {
-                Some(batch) => match under_way.is_none() && shipper.is_well(now) {
-                    true => under_way = shipper.start(batch, None),
-                    false => shipper.keep(batch).await,
+                Some((batch, room)) => match under_way.is_none() && shipper.is_well(now) {
+                    true => under_way = shipper.start(batch, Source::Memory(room)),
+                    false => shipper.keep(batch, room).await,
                 },
                 None => leave_by = Some(now + ENDING),
             },
@@ -90,10 +90,12 @@ pub async fn run(
         }
     }
     if let Some(UnderWay {
-        batch, from: None, ..
+        batch,
+        from: Source::Memory(room),
+        ..
     }) = under_way
     {
-        shipper.keep(batch.records.clone()).await;
+        shipper.keep(batch.records.clone(), room).await;
     }
 }
 
@@ -102,10 +104,19 @@ type Sending = Pin<Box<dyn Future<Output = (Link, std::io::Result<()>)> + Send>>
 /// A batch that is being sent.
 struct UnderWay {
     batch: Arc<RecordBatch>,
-    /// Where it lies in the spool; absent for one that was never there.
-    from: Option<Place>,
+    from: Source,
     began: Instant,
     sending: Sending,
+}
+
+/// Where the records of a batch are until it is acknowledged.
+enum Source {
+    /// In memory alone, where they take room.
+    Memory(Room),
+    /// In the spool.
+    Disk(Place),
+    /// There are none: it says that the node is there.
+    Heartbeat,
 }
 
 async fn ended(under_way: &mut Option<UnderWay>) -> (Link, std::io::Result<()>) {
@@ -191,7 +202,9 @@ impl Shipper {
         }
         if self.spool.as_ref().is_none_or(Spool::is_empty) {
             let silent = now >= self.contact + HEARTBEAT;
-            return silent.then(|| self.start(Vec::new(), None)).flatten();
+            return silent
+                .then(|| self.start(Vec::new(), Source::Heartbeat))
+                .flatten();
         }
         let oldest = self.on_disk(|spool| spool.oldest()).await?;
         match oldest {
@@ -199,7 +212,7 @@ impl Shipper {
                 self.unread = 0;
                 let oldest = oldest?;
                 let place = oldest.place();
-                self.start(oldest.records, Some(place))
+                self.start(oldest.records, Source::Disk(place))
             }
             Err(problem)
                 if problem.kind() != std::io::ErrorKind::InvalidData && self.unread < READS_MAX =>
@@ -219,7 +232,7 @@ impl Shipper {
         }
     }
 
-    fn start(&mut self, records: Batch, from: Option<Place>) -> Option<UnderWay> {
+    fn start(&mut self, records: Batch, from: Source) -> Option<UnderWay> {
         let mut link = self.link.take()?;
         self.sequence += 1;
         let dropped = self.metrics.records_dropped_so_far();
@@ -252,7 +265,7 @@ impl Shipper {
                 self.backoff = BACKOFF_MIN;
                 self.retry_at = self.contact;
                 self.reported = self.reported.saturating_add(batch.dropped);
-                if let Some(place) = from {
+                if let Source::Disk(place) = from {
                     self.on_disk(move |spool| spool.pass(place, count)).await;
                 }
             }
@@ -265,18 +278,19 @@ impl Shipper {
                 self.retry_at = self.contact + wait;
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
                 match from {
-                    Some(place) => {
+                    Source::Disk(place) => {
                         self.on_disk(move |spool| spool.not_taken(place)).await;
                     }
-                    None if count > 0 => self.keep(batch.records.clone()).await,
-                    None => {}
+                    Source::Memory(room) => self.keep(batch.records.clone(), room).await,
+                    Source::Heartbeat => {}
                 }
             }
         }
     }
 
-    /// Puts records on disk; what finds no place there is lost and counted, the oldest first.
-    async fn keep(&mut self, records: Batch) {
+    /// Puts records on disk; what finds no place there is lost and counted, the oldest first. Then
+    /// they take no room in memory anymore.
+    async fn keep(&mut self, records: Batch, _room: Room) {
         let count = records.len() as u64;
         let Some(kept) = self.on_disk(move |spool| spool.keep(records)).await else {
             self.metrics.records_dropped(count);
@@ -344,6 +358,13 @@ mod tests {
 
     fn batch() -> Batch {
         vec![Arc::new(record(1))]
+    }
+
+    /// One that was given out.
+    async fn given() -> (Batch, Room) {
+        let (sender, mut batches) = queue();
+        assert!(sender.send(batch()));
+        batches.next().await.unwrap()
     }
 
     /// A folder where the first segment belongs: the disk takes nothing until that is gone.
@@ -421,9 +442,11 @@ mod tests {
         shipper.opened(Spool::open(dir.path(), 1 << 20).ok());
         assert!(shipper.has_disk(Instant::now()));
         let taken = taken(dir.path());
-        shipper.keep(batch()).await;
+        let (records, room) = given().await;
+        shipper.keep(records, room).await;
         assert!(!shipper.has_disk(Instant::now()));
-        let under_way = shipper.start(batch(), None).unwrap();
+        let (records, room) = given().await;
+        let under_way = shipper.start(records, Source::Memory(room)).unwrap();
         let (link, _) = under_way.sending.await;
         let sent = UnderWay {
             sending: Box::pin(std::future::pending()),
@@ -434,7 +457,8 @@ mod tests {
         assert!(shipper.has_disk(Instant::now() + DISK_REST));
         // It takes what it is given before, since memory fills up.
         std::fs::remove_dir(taken).unwrap();
-        shipper.keep(batch()).await;
+        let (records, room) = given().await;
+        shipper.keep(records, room).await;
         assert!(shipper.has_disk(Instant::now()));
     }
 

@@ -28,13 +28,13 @@ async fn records_leave_when_their_batch_is_full_old_or_its_worker_ends() {
     for n in 0..BATCH_MAX as u128 + 1 {
         buffer.push(Arc::new(record(n)));
     }
-    let full = batches.next().await.unwrap();
+    let full = batches.next().await.unwrap().0;
     assert_eq!(numbers(&full), (0..BATCH_MAX as u128).collect::<Vec<_>>());
-    let old = batches.next().await.unwrap();
+    let old = batches.next().await.unwrap().0;
     assert_eq!(numbers(&old), [BATCH_MAX as u128]);
     buffer.push(Arc::new(record(7)));
     drop(buffer);
-    assert_eq!(numbers(&batches.next().await.unwrap()), [7]);
+    assert_eq!(numbers(&batches.next().await.unwrap().0), [7]);
     assert!(batches.next().await.is_none());
 }
 
@@ -63,7 +63,7 @@ async fn large_records_travel_in_small_batches_and_the_queue_is_bounded_in_bytes
     assert!(sender.send((0..count as u128).map(large).collect()));
     let mut seen = Vec::new();
     while seen.len() < count {
-        let batch = batches.next().await.unwrap();
+        let batch = batches.next().await.unwrap().0;
         assert!(weight_of(&batch) <= BATCH_BYTES_MAX);
         seen.extend(numbers(&batch));
     }
@@ -95,7 +95,7 @@ async fn of_records_with_large_bodies_all_are_queued_and_most_with_their_bodies(
     }
     drop(buffer);
     let (mut seen, mut with, mut without) = (Vec::new(), 0, 0);
-    while let Some(batch) = batches.next().await {
+    while let Some((batch, _)) = batches.next().await {
         seen.extend(numbers(&batch));
         for record in &batch {
             let payload = record.payload.as_ref().unwrap();
@@ -133,9 +133,16 @@ async fn a_full_queue_drops_and_counts_and_has_room_again() {
         buffer.push(Arc::new(record(n as u128)));
     }
     assert_eq!(dropped(), Some(BATCH_MAX));
-    assert_eq!(batches.next().await.unwrap().len(), BATCH_MAX);
+    // A batch that was given out takes its room until it is stored, on disk or lost.
+    let (batch, room) = batches.next().await.unwrap();
+    assert_eq!(batch.len(), BATCH_MAX);
     for n in 0..BATCH_MAX {
         buffer.push(Arc::new(record(n as u128)));
     }
-    assert_eq!(dropped(), Some(BATCH_MAX));
+    assert_eq!(dropped(), Some(BATCH_MAX * 2));
+    drop(room);
+    for n in 0..BATCH_MAX {
+        buffer.push(Arc::new(record(n as u128)));
+    }
+    assert_eq!(dropped(), Some(BATCH_MAX * 2));
 }
