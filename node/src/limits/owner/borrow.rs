@@ -11,10 +11,6 @@ use crate::limits::cell::{Span, Spends};
 use crate::limits::exchange::{self, Answer, Ask, Grant, Reply, Report, SpecForm, Word};
 use crate::limits::state::State;
 
-/// How long an owner may take to say anything.
-const ANSWER_NS: u64 = 50_000_000;
-/// The same where somebody waits for us to ask.
-const RELAY_NS: u64 = 20_000_000;
 /// A report that was not heard is said again after this time.
 const AGAIN_NS: u64 = 50_000_000;
 /// How long after a part's end its report may still be of use.
@@ -162,7 +158,7 @@ impl Owner {
         let relayed = self.lending.wanted() > 0;
         let id = around.next_id;
         around.next_id += 1;
-        let wait_ns = if relayed { RELAY_NS } else { ANSWER_NS };
+        let wait_ns = around.answer_within_ns(relayed);
         self.borrowing.ask = Some(Outstanding {
             to: owner,
             id,

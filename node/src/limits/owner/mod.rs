@@ -51,6 +51,13 @@ const CANDIDATES_MAX: usize = 4;
 /// nobody waits for the end of the call. Well below every grace, well above what a store that works
 /// takes.
 pub(super) const LATE_NS: u64 = 100_000_000;
+/// How long an owner may take to say anything.
+const ANSWER_NS: u64 = 50_000_000;
+/// The same where there is no store to take from in its place: one that is slow is not given up as
+/// fast as one that is gone.
+const ALONE_NS: u64 = 200_000_000;
+/// And where somebody waits for us to ask.
+const RELAY_NS: u64 = 20_000_000;
 /// The shortest time between two looks that nobody asked for.
 const LOOK_MIN_NS: u64 = 1_000_000;
 
@@ -109,6 +116,17 @@ pub struct Around<'a> {
     pub supplier: Option<Opener>,
     /// What is said to peers.
     pub out: Outbox,
+}
+
+impl Around<'_> {
+    /// How long an owner may take to answer, who may be asked for others that wait.
+    fn answer_within_ns(&self, relayed: bool) -> u64 {
+        match relayed {
+            true => RELAY_NS,
+            false if self.store_up && !self.late => ANSWER_NS,
+            false => ALONE_NS,
+        }
+    }
 }
 
 /// A write of one key, to be put into a transaction.

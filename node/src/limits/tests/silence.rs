@@ -1,5 +1,6 @@
 //! An owner whose store is silent, as a cut makes it: the call fails only after seconds.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -161,6 +162,46 @@ fn who_cannot_serve_what_is_relayed_to_it_goes_on_asking() {
     }
     assert_eq!(refused, 0, "{sent} sent");
     assert!(sent >= 390, "{sent} sent");
+}
+
+/// Peers of a busy machine take their time. Who has no store has nobody else: a peer that is slow
+/// is not taken for one that is gone.
+#[test]
+fn a_peer_that_is_slow_to_answer_serves_who_has_no_store() {
+    for slow_ms in [40, 80, 150] {
+        let (mut node, meter) = node();
+        let (mut waiting, mut sent, mut refused) = (Vec::<Waiting>::new(), 0, 0);
+        let mut answers = VecDeque::new();
+        for ms in 2..=4_000u64 {
+            let (asks, _) = node.turn(ms * MS);
+            answers.extend(asks.into_iter().map(|(key, id)| (ms + slow_ms, key, id)));
+            while let Some((_, key, id)) = answers.pop_front_if(|(due_ms, ..)| *due_ms <= ms) {
+                node.grants(&key, id, 40, ms);
+            }
+            // It takes a while to find out that the store does not answer.
+            let known = ms >= 500;
+            if ms % 10 == 0 {
+                match meter.draw(0, ms * MS) {
+                    Draw::Drawn(token) => sent += u64::from(token.send(ms * MS).is_ok()),
+                    Draw::Wait(more) => waiting.push(more),
+                    Draw::Refused(_) => refused += u64::from(known),
+                }
+            }
+            waiting.retain_mut(|waiting| match waiting.poll_now(ms * MS) {
+                Some(Ok(token)) => {
+                    sent += u64::from(token.send(ms * MS).is_ok());
+                    false
+                }
+                Some(Err(_)) => {
+                    refused += u64::from(known);
+                    false
+                }
+                None => true,
+            });
+        }
+        assert_eq!(refused, 0, "after {slow_ms} ms: {sent} sent");
+        assert!(sent >= 340, "after {slow_ms} ms: {sent} sent");
+    }
 }
 
 /// A store that works, and a node that can reach it but none of its peers.
