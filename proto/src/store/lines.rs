@@ -1,68 +1,83 @@
-//! The lines of leaves, parsed by as many threads as there are cores where there is much of them: a
-//! node that starts with a large organisation waits for nothing else.
+//! The lines of leaves, parsed beside the reads that bring further ones: a node that starts with a
+//! large organisation waits for nothing else.
 
-use std::num::NonZero;
 use std::sync::Arc;
-use std::thread;
 
+use super::load::LoadError;
 use crate::object::{Object, ObjectId};
-use crate::tree;
+use crate::tree::{self, Hash};
 
-/// So much content keeps a thread busy for longer than it takes to start one.
-const PART_BYTES: usize = 1 << 20;
+/// From so many leaves on they are parsed on threads of their own: before, that takes longer than
+/// the lines do.
+const MANY: usize = 8;
 
 /// An object, or its id as far as it can be told and what is wrong with it.
 pub(super) type Line = Result<Arc<Object>, (Option<ObjectId>, String)>;
 
-/// The lines of these leaves, those of each in its place.
-pub(super) fn parsed(leaves: &[&[u8]]) -> Vec<Vec<Line>> {
-    let bytes: usize = leaves.iter().map(|content| content.len()).sum();
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    in_parts(leaves, cores.min(bytes / PART_BYTES))
+/// A leaf that was asked for: its place, its name, and what there is of it.
+pub(super) type Asked<T> = (String, Hash, Result<T, LoadError>);
+
+/// What a leaf holds.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    /// Size of its content.
+    pub bytes: usize,
+    /// Its lines.
+    pub lines: Vec<Line>,
 }
 
-/// The same by so many threads.
-fn in_parts(leaves: &[&[u8]], threads: usize) -> Vec<Vec<Line>> {
-    let threads = threads.min(leaves.len());
-    if threads <= 1 {
-        return leaves.iter().map(|content| lines(content)).collect();
+impl Leaf {
+    fn parse(content: &[u8]) -> Self {
+        let lines = content.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|line| !line.is_empty());
+        let lines = lines.map(|line| tree::parse_line(line).map(Arc::new));
+        Self {
+            bytes: content.len(),
+            lines: lines.collect(),
+        }
     }
-    let parts = leaves.chunks(leaves.len().div_ceil(threads));
-    thread::scope(|scope| {
-        let parse = |part| scope.spawn(move || in_parts(part, 1));
-        let parsing: Vec<_> = parts.map(parse).collect();
-        let parsed = parsing.into_iter().map(|part| match part.join() {
-            Ok(lines) => lines,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        parsed.flatten().collect()
-    })
 }
 
-fn lines(content: &[u8]) -> Vec<Line> {
-    let lines = content.split(|byte| *byte == b'\n');
-    let lines = lines.filter(|line| !line.is_empty());
-    lines
-        .map(|line| tree::parse_line(line).map(Arc::new))
-        .collect()
+/// Parses leaves that were read, of so many that are read together.
+pub(super) async fn parsed(read: Vec<Asked<Vec<u8>>>, together: usize) -> Vec<Asked<Leaf>> {
+    let parse = |(place, hash, content): Asked<Vec<u8>>| {
+        (place, hash, content.map(|content| Leaf::parse(&content)))
+    };
+    let parse = move || read.into_iter().map(parse).collect();
+    if together < MANY {
+        return parse();
+    }
+    match tokio::task::spawn_blocking(parse).await {
+        Ok(parsed) => parsed,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and with it whoever waits.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_stand_where_their_leaves_do_however_many_threads_parse_them() {
-        let leaves: Vec<String> = (0..23)
-            .map(|leaf| (0..leaf % 5).map(|n| format!("{leaf}-{n}\n")).collect())
-            .collect();
-        let leaves: Vec<&[u8]> = leaves.iter().map(String::as_bytes).collect();
-        let one = in_parts(&leaves, 1);
-        assert_eq!(one.len(), 23);
-        assert_eq!((one[4].len(), one[5].len()), (4, 0));
-        for threads in [0, 2, 3, 22, 23, 24, 99] {
-            assert_eq!(in_parts(&leaves, threads), one, "{threads}");
+    #[tokio::test]
+    async fn lines_are_those_of_their_leaf_wherever_they_are_parsed() {
+        let leaves = || -> Vec<Asked<Vec<u8>>> {
+            let leaf = |leaf: usize| {
+                let lines: String = (0..leaf % 5).map(|n| format!("{leaf}-{n}\n")).collect();
+                let content = lines.into_bytes();
+                (leaf.to_string(), Hash::of(&content), Ok(content))
+            };
+            (0..23).map(leaf).collect()
+        };
+        let here = parsed(leaves(), 1).await;
+        let there = parsed(leaves(), 23).await;
+        for ((place, hash, one), (at, name, other)) in here.into_iter().zip(there) {
+            assert_eq!((&place, hash), (&at, name));
+            let (one, other) = (one.unwrap(), other.unwrap());
+            assert_eq!((one.bytes, &one.lines), (other.bytes, &other.lines));
+            assert_eq!(one.lines.len(), place.parse::<usize>().unwrap() % 5);
         }
-        assert_eq!(in_parts(&[], 4), Vec::<Vec<Line>>::new());
     }
 }

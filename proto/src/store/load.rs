@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::lines::{Line, parsed};
+use super::lines::{Leaf, Line};
 use super::nearby::Source;
 use super::{Range, Revision, Store, StoreError};
 use crate::id::OrgId;
@@ -163,15 +163,12 @@ impl Reading<'_> {
                 }),
             }
         }
-        let contents = source.leaves(org, missing).await?;
-        let whole = contents.iter();
-        let whole = whole.map(|(_, _, content)| content.as_ref().map_or(&[][..], |bytes| bytes));
-        let parsed = parsed(&whole.collect::<Vec<_>>());
-        let mut read = Vec::with_capacity(contents.len());
-        for ((prefix, hash, content), lines) in contents.into_iter().zip(parsed) {
+        let leaves = source.leaves(org, missing).await?;
+        let mut read = Vec::with_capacity(leaves.len());
+        for (prefix, hash, leaf) in leaves {
             let place = (name, prefix.as_str());
-            read.push(match content {
-                Ok(content) => self.leaf(place, (hash, content.len()), lines, &mut objects),
+            read.push(match leaf {
+                Ok(Leaf { bytes, lines }) => self.leaf(place, (hash, bytes), lines, &mut objects),
                 Err(error) if self.keeps => self.lost(place, hash, &error, &mut objects),
                 Err(error) => return Err(error),
             });

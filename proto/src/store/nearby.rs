@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, watch};
 
+use super::lines::{Asked, Leaf, parsed};
 use super::load::LoadError;
 use super::{KeyValue, Store};
 use crate::id::OrgId;
@@ -75,9 +76,6 @@ pub struct Source<'a> {
     pub together: Option<&'a Together<'a>>,
 }
 
-/// A leaf that was asked for: its place, its name, and what there is of it.
-pub(super) type ReadLeaf = (String, Hash, Result<Vec<u8>, LoadError>);
-
 impl<'a> Source<'a> {
     /// The store alone.
     pub fn of(store: &'a dyn Store) -> Self {
@@ -106,7 +104,7 @@ impl<'a> Source<'a> {
         self,
         org: OrgId,
         wanted: Vec<(String, Hash)>,
-    ) -> Result<Vec<ReadLeaf>, LoadError> {
+    ) -> Result<Vec<Asked<Leaf>>, LoadError> {
         let mut read = Vec::with_capacity(wanted.len());
         let mut lacking = self.ask_near(org, wanted, &mut read).await;
         // Who waited may find with others what nobody had before.
@@ -114,12 +112,13 @@ impl<'a> Source<'a> {
         if again {
             lacking = self.ask_near(org, lacking, &mut read).await;
         }
+        let together = lacking.len();
         let parts: Vec<Vec<(String, Hash)>> = lacking
             .chunks(LEAVES_A_READ)
             .map(<[(String, Hash)]>::to_vec)
             .collect();
-        let rest: Vec<Vec<ReadLeaf>> = futures_util::stream::iter(parts)
-            .map(|part| self.stored_all(org, part))
+        let rest: Vec<Vec<Asked<Leaf>>> = futures_util::stream::iter(parts)
+            .map(|part| self.stored_parsed(org, part, together))
             .buffer_unordered(READS_MAX)
             .try_collect()
             .await?;
@@ -132,16 +131,21 @@ impl<'a> Source<'a> {
         self,
         org: OrgId,
         wanted: Vec<(String, Hash)>,
-        read: &mut Vec<ReadLeaf>,
+        read: &mut Vec<Asked<Leaf>>,
     ) -> Vec<(String, Hash)> {
-        let asked = futures_util::stream::iter(wanted)
-            .map(async |(place, hash)| (place, hash, self.near(org, hash).await));
+        let together = wanted.len();
+        let asked = futures_util::stream::iter(wanted).map(async |(place, hash)| {
+            match self.near(org, hash).await {
+                Some(content) => Ok(parsed(vec![(place, hash, Ok(content))], together).await),
+                None => Err((place, hash)),
+            }
+        });
         let mut asked = std::pin::pin!(asked.buffer_unordered(READS_MAX));
         let mut lacking = Vec::new();
-        while let Some((place, hash, content)) = asked.next().await {
-            match content {
-                Some(content) => read.push((place, hash, Ok(content))),
-                None => lacking.push((place, hash)),
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(leaves) => read.extend(leaves),
+                Err(leaf) => lacking.push(leaf),
             }
         }
         lacking
@@ -156,12 +160,23 @@ impl<'a> Source<'a> {
         self.opened(org, hash, pair)
     }
 
-    /// The same of some; one that is missing or damaged is told in its place.
+    /// The same of some, out of so many that are read together.
+    async fn stored_parsed(
+        self,
+        org: OrgId,
+        wanted: Vec<(String, Hash)>,
+        together: usize,
+    ) -> Result<Vec<Asked<Leaf>>, LoadError> {
+        let read = self.stored_all(org, wanted).await?;
+        Ok(parsed(read, together).await)
+    }
+
+    /// Reads some; one that is missing or damaged is told in its place.
     async fn stored_all(
         self,
         org: OrgId,
         wanted: Vec<(String, Hash)>,
-    ) -> Result<Vec<ReadLeaf>, LoadError> {
+    ) -> Result<Vec<Asked<Vec<u8>>>, LoadError> {
         let names = wanted.iter().map(|(_, hash)| keys::leaf(org, hash));
         let found = self.store.get_all(names.collect()).await?;
         let read = wanted.into_iter().zip(found);
