@@ -57,6 +57,13 @@ struct Queued {
     bytes: AtomicUsize,
 }
 
+impl Queued {
+    fn give_back(&self, records: usize, bytes: usize) {
+        self.records.fetch_sub(records, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+}
+
 /// Room in memory that a batch takes until it is stored, on disk or lost: it is given back when
 /// this goes, so that what the queue holds and what is under way are never more than its bounds.
 #[derive(Debug)]
@@ -68,8 +75,7 @@ pub struct Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.queued.records.fetch_sub(self.records, Relaxed);
-        self.queued.bytes.fetch_sub(self.bytes, Relaxed);
+        self.queued.give_back(self.records, self.bytes);
     }
 }
 
@@ -129,8 +135,7 @@ impl RecordSender {
         let records = self.queued.records.fetch_add(count, Relaxed) + count;
         let in_all = self.queued.bytes.fetch_add(bytes, Relaxed) + bytes;
         if records > QUEUE_MAX || in_all > QUEUE_BYTES_MAX {
-            self.queued.records.fetch_sub(count, Relaxed);
-            self.queued.bytes.fetch_sub(bytes, Relaxed);
+            self.queued.give_back(count, bytes);
             return false;
         }
         true

@@ -125,7 +125,7 @@ impl Owner {
         if around.now.boot_ns >= self.lending.relayed_until_ns {
             return;
         }
-        if around.store_up && !around.late {
+        if around.has_store() {
             around.supplier = None;
             return;
         }

@@ -119,11 +119,16 @@ pub struct Around<'a> {
 }
 
 impl Around<'_> {
+    /// Whether tokens can be taken from the store in time.
+    fn has_store(&self) -> bool {
+        self.store_up && !self.late
+    }
+
     /// How long an owner may take to answer, who may be asked for others that wait.
     fn answer_within_ns(&self, relayed: bool) -> u64 {
         match relayed {
             true => RELAY_NS,
-            false if self.store_up && !self.late => ANSWER_NS,
+            false if self.has_store() => ANSWER_NS,
             false => ALONE_NS,
         }
     }

@@ -79,6 +79,35 @@ impl Node {
     }
 }
 
+/// Those who call a meter, and what became of their calls.
+#[derive(Default)]
+struct Callers {
+    waiting: Vec<Waiting>,
+    sent: u64,
+    refused: u64,
+}
+
+impl Callers {
+    fn call(&mut self, meter: &Arc<Meter>, ms: u64) {
+        match meter.draw(0, ms * MS) {
+            Draw::Drawn(token) => self.sent += u64::from(token.send(ms * MS).is_ok()),
+            Draw::Wait(waiting) => self.waiting.push(waiting),
+            Draw::Refused(_) => self.refused += 1,
+        }
+    }
+
+    /// Those who wait look whether they have an answer.
+    fn look(&mut self, ms: u64) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.poll_now(ms * MS) {
+                Some(Ok(token)) => self.sent += u64::from(token.send(ms * MS).is_ok()),
+                Some(Err(_)) => self.refused += 1,
+                None => self.waiting.push(waiting),
+            }
+        }
+    }
+}
+
 /// A node that is linked to another one, and a meter that it owns.
 fn node() -> (Node, Arc<Meter>) {
     let clock = Arc::new(SetClock::default());
@@ -131,14 +160,10 @@ fn who_owns_a_key_asks_its_peers_while_the_store_is_late() {
 #[test]
 fn who_cannot_serve_what_is_relayed_to_it_goes_on_asking() {
     let (mut node, meter) = node();
-    let (mut waiting, mut sent, mut refused, mut relays) = (Vec::new(), 0, 0, 0);
+    let (mut callers, mut relays) = (Callers::default(), 0);
     for ms in 2..=4_000u64 {
         if ms % 10 == 0 {
-            match meter.draw(0, ms * MS) {
-                Draw::Drawn(token) => sent += u64::from(token.send(ms * MS).is_ok()),
-                Draw::Wait(more) => waiting.push(more),
-                Draw::Refused(_) => refused += 1,
-            }
+            callers.call(&meter, ms);
         }
         let (asks, _) = node.turn(ms * MS);
         for (key, id) in asks {
@@ -148,18 +173,9 @@ fn who_cannot_serve_what_is_relayed_to_it_goes_on_asking() {
             relays += 1;
             assert_eq!(node.relays(&meter, relays, ms), [Reply::NoStore], "{ms} ms");
         }
-        waiting.retain_mut(|waiting: &mut Waiting| match waiting.poll_now(ms * MS) {
-            Some(Ok(token)) => {
-                sent += u64::from(token.send(ms * MS).is_ok());
-                false
-            }
-            Some(Err(_)) => {
-                refused += 1;
-                false
-            }
-            None => true,
-        });
+        callers.look(ms);
     }
+    let Callers { sent, refused, .. } = callers;
     assert_eq!(refused, 0, "{sent} sent");
     assert!(sent >= 390, "{sent} sent");
 }
@@ -170,35 +186,23 @@ fn who_cannot_serve_what_is_relayed_to_it_goes_on_asking() {
 fn a_peer_that_is_slow_to_answer_serves_who_has_no_store() {
     for slow_ms in [40, 80, 150] {
         let (mut node, meter) = node();
-        let (mut waiting, mut sent, mut refused) = (Vec::<Waiting>::new(), 0, 0);
-        let mut answers = VecDeque::new();
+        let (mut callers, mut answers) = (Callers::default(), VecDeque::new());
         for ms in 2..=4_000u64 {
             let (asks, _) = node.turn(ms * MS);
             answers.extend(asks.into_iter().map(|(key, id)| (ms + slow_ms, key, id)));
             while let Some((_, key, id)) = answers.pop_front_if(|(due_ms, ..)| *due_ms <= ms) {
                 node.grants(&key, id, 40, ms);
             }
-            // It takes a while to find out that the store does not answer.
-            let known = ms >= 500;
             if ms % 10 == 0 {
-                match meter.draw(0, ms * MS) {
-                    Draw::Drawn(token) => sent += u64::from(token.send(ms * MS).is_ok()),
-                    Draw::Wait(more) => waiting.push(more),
-                    Draw::Refused(_) => refused += u64::from(known),
-                }
+                callers.call(&meter, ms);
             }
-            waiting.retain_mut(|waiting| match waiting.poll_now(ms * MS) {
-                Some(Ok(token)) => {
-                    sent += u64::from(token.send(ms * MS).is_ok());
-                    false
-                }
-                Some(Err(_)) => {
-                    refused += u64::from(known);
-                    false
-                }
-                None => true,
-            });
+            callers.look(ms);
+            // Until then it finds out that the store does not answer.
+            if ms < 500 {
+                callers.refused = 0;
+            }
         }
+        let Callers { sent, refused, .. } = callers;
         assert_eq!(refused, 0, "after {slow_ms} ms: {sent} sent");
         assert!(sent >= 340, "after {slow_ms} ms: {sent} sent");
     }
